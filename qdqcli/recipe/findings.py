@@ -7,6 +7,7 @@ does something else than it says.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from qdqcli.errors import UsageError
 from qdqcli.recipe.decision import Resolution, Skip
 from qdqcli.recipe.patterns import Holders, listed, matches_any, unmatched
 from qdqcli.recipe.rule import Rule
@@ -49,6 +50,43 @@ def findings_of(
     order = {id(rule): number for number, rule in enumerate(rules)}
     found = [*_unmatched(rules, holders, groups), *_contradictions(groups), *_idle(groups)]
     return sorted(found, key=lambda finding: order[id(finding.rule)])
+
+
+def check_rules(
+    rules: Sequence[Rule],
+    tensors: Sequence[TensorInfo],
+    resolutions: Sequence[Resolution],
+    holders: Holders,
+    *,
+    allow_unmatched: bool,
+) -> list[str]:
+    """Return warnings about the rules, also one for each file whose rules are all optional and match nothing.
+
+    Raises:
+        UsageError: a rule has a finding that is not allowed.
+    """
+    warnings, errors = [], []
+    for finding in findings_of(rules, tensors, resolutions, holders):
+        if finding.is_unmatched and allow_unmatched:
+            warnings.append(str(finding))
+        else:
+            errors.append(finding)
+    if errors:
+        raise UsageError(_refusal(errors))
+    matching = {id(rule) for resolution in {id(r): r for r in resolutions}.values() for rule in resolution.rules}
+    sources = {source: [rule for rule in rules if rule.source == source]
+               for source in dict.fromkeys(rule.source for rule in rules)}  # fmt: skip
+    return warnings + [
+        f"{source}: none of its {len(own)} rules matches any of {len(resolutions)} tensors"
+        for source, own in sources.items()
+        if all(rule.is_optional and id(rule) not in matching for rule in own)
+    ]
+
+
+def _refusal(errors: Sequence[RuleFinding]) -> str:
+    first, *more = errors
+    advice = "; --allow-unmatched makes this a warning" if first.is_unmatched else ""
+    return f"{first}{advice}" + (f"; {len(more)} more: 'qdq recipe lint' lists them" if more else "")
 
 
 def _unmatched(rules: Sequence[Rule], holders: Holders, groups: Sequence[Group]) -> Iterator[RuleFinding]:

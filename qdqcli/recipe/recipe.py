@@ -8,11 +8,12 @@ from typing import Self
 from qdqcli.errors import SpecError, UsageError
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
-from qdqcli.recipe.axis import STACKED_NDIM, holds_stacked_experts
-from qdqcli.recipe.decision import TOO_FEW, Decision, Resolution, Skip, base_settings, divided, resolve
+from qdqcli.plain import JsonObject
+from qdqcli.recipe.axis import BY_TENSOR, CHANNEL, NONE, STACKED_NDIM, axis_of, holds_stacked_experts, word_of
+from qdqcli.recipe.decision import TOO_FEW, Contradiction, Decision, Resolution, Skip
 from qdqcli.recipe.file_ref import FileRef
-from qdqcli.recipe.findings import RuleFinding, findings_of
-from qdqcli.recipe.keys import ERROR
+from qdqcli.recipe.findings import RuleFinding, check_rules, findings_of
+from qdqcli.recipe.keys import ERROR, PLANNING, SETTINGS, SKIP
 from qdqcli.recipe.patterns import (
     Covering,
     Holders,
@@ -23,7 +24,7 @@ from qdqcli.recipe.patterns import (
     matches_any,
     unmatched,
 )
-from qdqcli.recipe.rule import Placed, Rule
+from qdqcli.recipe.rule import Placed, PlacedSettings, Rule, apply_rule
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_NDIM = 64
@@ -107,7 +108,7 @@ class Recipe:
         numbers = Tables(self.rules, holders).numbers if self.rules else None
         resolutions = self._by_rules(tensors, context, numbers)
         if self.rules:
-            warnings += self._check_rules(tensors, resolutions, holders, allow_unmatched=allow_unmatched)
+            warnings += check_rules(self.rules, tensors, resolutions, holders, allow_unmatched=allow_unmatched)
         if self.include or self.exclude:
             resolutions = self._selected(tensors, context, resolutions, holders)
         return self._fitted(tensors, resolutions), warnings
@@ -139,10 +140,7 @@ class Recipe:
         `numbers` returns the indices of the rules that match; None without rules.
         """
         min_ndims = context.min_ndims if self.min_ndim is None else [self.min_ndim] * len(tensors)
-        bases = {
-            least: base_settings(self.spec, least, self.indivisible, axis=self.axis, places=self.places)
-            for least in set(min_ndims)
-        }
+        bases = {least: self._base(least) for least in set(min_ndims)}
         known: dict[tuple[Skip | None, tuple[int, ...], int, int, bool], Resolution] = {}
         resolutions = []
         for tensor, file, untouched, least in zip(tensors, context.files, context.untouched, min_ndims, strict=True):
@@ -152,7 +150,7 @@ class Recipe:
             found = known.get(kind)
             if found is None:
                 rules = [self.rules[number] for number in kind[1]]
-                found = resolve(bases[least], self.spec, rules, ndim, is_stacked=is_stacked)
+                found = _resolved(bases[least], self.spec, rules, ndim, is_stacked=is_stacked)
                 if untouched is not None:
                     is_selected = untouched.is_selected and isinstance(found.decision, QuantSpec)
                     skip = replace(untouched, is_selected=is_selected)
@@ -196,8 +194,9 @@ class Recipe:
         for tensor, resolution in zip(tensors, resolutions, strict=True):
             kind = id(resolution), tensor.shape, tensor.fortran_order
             if kind not in known:
-                spec = resolution.decision
-                found = resolution if isinstance(spec, Skip) or spec.group_size is None else divided(resolution, tensor)
+                found, spec = resolution, resolution.decision
+                if isinstance(spec, QuantSpec) and spec.group_size is not None:
+                    found = _divided(resolution, tensor)
                 try:
                     if isinstance(found.decision, QuantSpec):
                         layout_of(tensor, found.decision)
@@ -210,30 +209,22 @@ class Recipe:
             raise _refusal_of_shapes(tensors, fitted, refused)
         return fitted
 
-    def _check_rules(
-        self, tensors: Sequence[TensorInfo], by_rules: Sequence[Resolution], holders: Holders, *, allow_unmatched: bool
-    ) -> list[str]:
-        """Return warnings about the rules, also one for each file whose rules are all optional and match nothing.
-
-        Raises:
-            UsageError: a rule has a finding that is not allowed.
-        """
-        warnings, errors = [], []
-        for finding in findings_of(self.rules, tensors, by_rules, holders):
-            if finding.is_unmatched and allow_unmatched:
-                warnings.append(str(finding))
-            else:
-                errors.append(finding)
-        if errors:
-            raise UsageError(_refusal(errors))
-        matching = {id(rule) for resolution in {id(r): r for r in by_rules}.values() for rule in resolution.rules}
-        sources = {source: [rule for rule in self.rules if rule.source == source]
-                   for source in dict.fromkeys(rule.source for rule in self.rules)}  # fmt: skip
-        return warnings + [
-            f"{source}: none of its {len(rules)} rules matches any of {len(by_rules)} tensors"
-            for source, rules in sources.items()
-            if all(rule.is_optional and id(rule) not in matching for rule in rules)
-        ]
+    def _base(self, min_ndim: int) -> PlacedSettings:
+        """Return the settings before any rule, common to all tensors with that default of `min_ndim`."""
+        spec = self.spec
+        low, high = spec.given_range or (None, None)
+        values: JsonObject = {key: getattr(spec, key) for key in SETTINGS if hasattr(spec, key)}
+        values |= {
+            "axis": self.axis or word_of(spec.axis),
+            "input_min": low,
+            "input_max": high,
+            "percentile": spec.percentile if spec.estimator == "percentile" else None,
+            "min_ndim": min_ndim,
+            "indivisible": self.indivisible,
+            "skip": None,
+            "ranges": True if spec.range_given and spec.given_range is None else None,
+        }
+        return {key: Placed(value=value, places=tuple(self.places.get(key, ()))) for key, value in values.items()}
 
     def _left_alone(self, key: str, reason: str) -> Resolution:
         setting = Placed(value=getattr(self, key), places=tuple(self.places.get(key, ())))
@@ -254,12 +245,6 @@ def _holders(tensors: Sequence[TensorInfo], context: Context) -> Holders:
     return holders_of((tensor.name, file) for tensor, file in zip(tensors, context.files, strict=True))
 
 
-def _refusal(errors: Sequence[RuleFinding]) -> str:
-    first, *more = errors
-    advice = "; --allow-unmatched makes this a warning" if first.is_unmatched else ""
-    return f"{first}{advice}" + (f"; {len(more)} more: 'qdq recipe lint' lists them" if more else "")
-
-
 def why_nothing(decisions: Sequence[Decision]) -> str:
     """Return the reasons why no tensor is quantized."""
     reasons = [decision.reason for decision in decisions if isinstance(decision, Skip)]
@@ -271,6 +256,70 @@ def why_nothing(decisions: Sequence[Decision]) -> str:
         return f"{count} tensor{'s' * (count > 1)}: {reason}{advice}"
 
     return "; ".join(described(reason, count) for reason, count in Counter(reasons).items())
+
+
+def _resolved(
+    base: PlacedSettings, spec: QuantSpec, rules: Sequence[Rule], ndim: int, *, is_stacked: bool = False
+) -> Resolution:
+    """Apply the rules that match a tensor of `ndim` dimensions, in order; `is_stacked` where it holds several experts.
+
+    `spec` holds the settings of `base` and is returned unchanged where no rule matches.
+    """
+    settings = dict(base)
+    problems = [Contradiction(rule=rule, text=text) for rule in rules for text in apply_rule(settings, rule)]
+    if settings["skip"].value is not None:
+        return _skipped(settings, "skip", settings["skip"].value, rules, problems)
+    if ndim < settings["min_ndim"].value:
+        reason = f"{TOO_FEW} {settings['min_ndim'].value} dimensions"
+        return _skipped(settings, "min_ndim", reason, rules, ())
+    if not rules and settings["axis"].value not in BY_TENSOR:
+        return Resolution(decision=spec, settings=settings)
+    try:
+        decision = _spec(settings, spec, ndim, is_stacked=is_stacked)
+    except SpecError as error:  # the op takes each value, but not their combination
+        text = f"leaves {{tensors}} with settings that the op refuses: {error}"
+        problems = problems or [Contradiction(rule=rules[-1], text=text)]
+        decision = spec
+    return Resolution(decision=decision, settings=settings, rules=rules, problems=problems)
+
+
+def _divided(resolution: Resolution, tensor: TensorInfo) -> Resolution:
+    """Return the resolution for one tensor: applies `indivisible` where groups do not divide its last dimension."""
+    spec, settings, shape = resolution.decision, resolution.settings, tensor.shape
+    if not isinstance(spec, QuantSpec) or spec.group_size is None or spec.ragged_groups:
+        return resolution
+    way = settings["indivisible"]
+    if way.value == ERROR or (shape[-1] if shape else 1) % spec.group_size == 0:
+        return resolution
+    if way.value == SKIP:
+        reason = f"group_size {spec.group_size} does not divide the last dimension"
+        return replace(resolution, decision=Skip(reason=reason, is_misfit=True), settings={"indivisible": way})
+    place = way.places[-1] if way.places else "--indivisible"
+    is_stacked = len(shape) == STACKED_NDIM and holds_stacked_experts(tensor.name)
+    axis = axis_of(CHANNEL if len(shape) > 1 else NONE, len(shape), is_stacked=is_stacked)
+    changed = {
+        "axis": settings["axis"].over(word_of(axis), place),
+        "group_size": settings["group_size"].over(None, place),
+    }
+    return replace(resolution, decision=replace(spec, group_size=None, axis=axis), settings={**settings, **changed})
+
+
+def _skipped(
+    settings: PlacedSettings, key: str, reason: str, rules: Sequence[Rule], problems: Sequence[Contradiction]
+) -> Resolution:
+    return Resolution(decision=Skip(reason=reason), settings={key: settings[key]}, rules=rules, problems=problems)
+
+
+def _spec(settings: PlacedSettings, spec: QuantSpec, ndim: int, *, is_stacked: bool) -> QuantSpec:
+    values = {key: setting.value for key, setting in settings.items()}
+    values["axis"] = axis_of(values["axis"], ndim, is_stacked=is_stacked)
+    low, high = values.pop("input_min"), values.pop("input_max")
+    is_from_file = values.pop("ranges") is not None
+    for key in ("skip", "min_ndim", "indivisible", *PLANNING):
+        values.pop(key, None)
+    return replace(
+        spec, **values, range_given=is_from_file or low is not None, given_range=None if low is None else (low, high)
+    )
 
 
 def _refusal_of_shapes(
