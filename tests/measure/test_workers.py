@@ -36,6 +36,36 @@ def test_items_are_worked_on_at_the_same_time() -> None:
         assert workers.map(meet, range(2)) == [True, True]
 
 
+def test_the_caller_works_on_its_own_items_beside_the_workers() -> None:
+    theirs, own = Event(), Event()
+
+    def meet(i: int) -> int:
+        (own if i == 1 else theirs).set()
+        assert (theirs if i == 1 else own).wait(10)
+        assert (get_ident() == main_thread().ident) == (i == 1)
+        return i
+
+    with Workers(2) as workers:
+        assert workers.map(meet, range(3), lambda i: i == 1) == [0, 1, 2]
+
+
+def test_after_a_failure_of_the_caller_no_item_is_still_worked_on() -> None:
+    begun, ended = Event(), Event()
+
+    def fail(i: int) -> None:
+        if i == 1:
+            begun.wait(10)
+            raise ValueError(i)
+        begun.set()
+        sleep(0.05)
+        ended.set()
+
+    with Workers(2) as workers:
+        with pytest.raises(ValueError, match="1"):
+            workers.map(fail, range(2), lambda i: i == 1)
+        assert ended.is_set()
+
+
 def test_one_thread_works_on_one_item_at_a_time() -> None:
     inside, lock = [0], Lock()
 
