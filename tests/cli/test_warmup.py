@@ -26,7 +26,7 @@ def test_later_runs_compile_nothing(tmp_path: Path) -> None:
     assert str(cache) in result.stdout
     compiled = sorted(cache.rglob("*.bin"))
     assert compiled
-    output = tmp_path / "output.npy"
+    output = tmp_path / "weights.npy"  # the name of its tensor, too
     runs = (
         ["run", "tiny-llama", "-o", tmp_path / "rows", "--axis", "0", "--min-ndim", "2"],
         ["run", "tiny-llama", "-o", tmp_path / "native", "--compute-dtype", "native"],
