@@ -90,7 +90,7 @@ def watch_kernels(*, with_jit: bool) -> set[str]:
     sources: set[str] = set()
 
     def watched(kernel: Kernel, *args: Any) -> int:
-        key = kernel.source, describe(args)[0]
+        key = kernel.source, describe(args, [])
         if key in seen:
             return call(kernel, *args)
         seen.add(key)

@@ -44,7 +44,8 @@ class Kernel:
         """The loaded and compiled ones."""
 
     def __call__(self, *args: object) -> int:
-        kinds, words = describe(args)
+        words: list[object] = []
+        kinds = describe(args, words)
         code = self.codes.get(kinds)
         if code is None:
             code = self._find(kinds)
@@ -120,6 +121,11 @@ _NUMBERS = {int: "int64", float: "float64", bool: "bool"} | {
     kind: np.dtype(kind).name
     for kind in (np.int16, np.uint16, np.int32, np.int64, np.uint64, np.float32, np.float64, np.bool_)
 }
+_ARRAYS = {
+    np.dtype(kind): [f"{np.dtype(kind).name}[{ndim}]" for ndim in range(4)]
+    for kind in (*_NUMBERS, np.uint8, np.uint32)
+}
+"""Kind of an array by its dtype, then by the number of its dimensions."""
 _HEAD_BYTES = object.__basicsize__
 """Bytes of an array object before the pointer to its elements, the number of its dimensions and a pointer to their
 sizes: PyArrayObject of NumPy's C API, which every extension has compiled in. An array is passed as the address of
@@ -127,38 +133,25 @@ these: to ask for that of its elements in Python takes 30 times as long.
 """
 
 
-def describe(args: tuple[object, ...]) -> tuple[Kinds, list[object]]:
-    """Return the types of the arguments, and the words that the native function reads."""
+def describe(args: tuple[object, ...], words: list[object]) -> Kinds:
+    """Return the types of the arguments, and append to `words` what the native function reads."""
     kinds: list[Kind] = []
-    words: list[object] = []
-    _describe(args, kinds, words)
-    return tuple(kinds), words
-
-
-def _describe(args: tuple[object, ...], kinds: list[Kind], words: list[object]) -> None:
     for value in args:
-        kind = type(value)
         if isinstance(value, np.ndarray):
             if not value.flags.c_contiguous:
                 raise ValueError("kernels take C-contiguous arrays")
             words.append(id(value) + _HEAD_BYTES)
-            kinds.append(_array_kind(value.dtype, value.ndim))
+            kinds.append(_ARRAYS[value.dtype][value.ndim])
         elif value is None:
             kinds.append(None)
-        elif kind in _NUMBERS:
+        elif type(value) in _NUMBERS:
             words.append(value)
-            kinds.append(_NUMBERS[kind])
+            kinds.append(_NUMBERS[type(value)])
         elif isinstance(value, tuple):
-            inside: list[Kind] = [_class_name(type(value))]
-            _describe(value, inside, words)
-            kinds.append(tuple(inside))
+            kinds.append((_class_name(type(value)), *describe(value, words)))
         else:
-            raise TypeError(f"kernels take arrays, numbers, None and tuples of them; found {kind.__name__}")
-
-
-@cache
-def _array_kind(dtype: np.dtype[np.generic], ndim: int) -> str:
-    return f"{dtype.name}[{ndim}]"
+            raise TypeError(f"kernels take arrays, numbers, None and tuples of them; found {type(value).__name__}")
+    return tuple(kinds)
 
 
 @cache
