@@ -168,7 +168,7 @@ class _Source:
             self._workers.map(lambda band: self._gather_columns(slices, *band, x), bands)
         else:
             self._workers.map(lambda band: self._gather(slices, *band, x[:, slice(*band)]), bands)
-        gathered = Layout(inner=size, row=size, advance=1, num_ranges=len(slices), num_elements=x.size)
+        gathered = Layout.of((len(slices), size), QuantSpec(axis=0))
         flat, step = x.reshape(-1), max(self._block_elements // (4 * size), 1) * size
         parts = range(0, x.size, step)
         ranges = self._workers.map(lambda at: ranges_in_memory(chosen, flat[at : at + step], at, gathered), parts)

@@ -52,21 +52,15 @@ class Layout:
     """New slices per row; 0 where rows repeat the same slices."""
     num_ranges: int
     """Number of ranges that can be given, also for an empty tensor."""
+    num_slices: int
+    """Number of ranges with elements; 0 for an empty tensor."""
     num_elements: int
-
-    @property
-    def num_slices(self) -> int:
-        """Number of ranges with elements; 0 for an empty tensor."""
-        return self.num_ranges if self.num_elements else 0
+    is_contiguous: bool
+    """True where each slice is a single run, so that its range depends on no other part of the tensor."""
 
     def steps(self, first_slice: int = 0, end: int | None = None) -> Steps:
         """Return the steps from which kernels compute an element's slice; `end`: of the last slice there."""
         return Steps(self.inner, self.row, self.advance, first_slice, self.num_elements if end is None else end)
-
-    @property
-    def is_contiguous(self) -> bool:
-        """True where each slice is a single run, so that its range depends on no other part of the tensor."""
-        return self.advance > 0 or self.num_elements <= self.row
 
     def slice_of(self, element: Index) -> Index:
         """Return the slice of an element, or of each element of an array."""
@@ -81,7 +75,9 @@ class Layout:
 
     def whole_slices(self, start: int, stop: int) -> tuple[int, int]:
         """Widen [start, stop) to whole slices, where each slice is a single run."""
-        return self.start_of(self.slice_of(start)), self.start_of(self.slice_of(stop - 1) + 1)
+        column = (stop - 1) % self.row
+        last_run = column - column % self.inner
+        return start - start % self.row % self.inner, stop - 1 - column + min(last_run + self.inner, self.row)
 
     def size_of(self, slice_index: int) -> int:
         """Return the number of elements of a slice."""
@@ -96,32 +92,33 @@ class Layout:
         Raises:
             SpecError: the tensor lacks `axis`, or `group_size` does not divide the last dimension.
         """
-        size = prod(shape)
+        size, advance = prod(shape), 0
         if spec.group_size is not None:
-            return cls._of_groups(shape, size, spec.group_size, spec.ragged_groups)
-        if spec.axis == WHOLE_TENSOR:
-            return cls(inner=max(size, 1), row=max(size, 1), advance=0, num_ranges=1, num_elements=size)
-        first, last = spec.axes
-        if last >= len(shape):
-            raise SpecError(f"axis is {axis_text(spec.axis)}; a tensor of shape {list(shape)} has rank {len(shape)}")
-        inner = max(prod(shape[last + 1 :]), 1)
-        channels = prod(shape[first : last + 1])
+            last = shape[-1] if shape else 1
+            if last % spec.group_size and not spec.ragged_groups:
+                raise SpecError(
+                    f"group_size {spec.group_size} does not divide the last dimension of shape {list(shape)}; "
+                    "choose a divisor, or ragged_groups"
+                )
+            inner, row, advance = spec.group_size, max(last, 1), max(-(-last // spec.group_size), 1)
+            num_ranges = prod(shape[:-1]) * -(-last // spec.group_size)
+        elif spec.axis == WHOLE_TENSOR:
+            inner = row = max(size, 1)
+            num_ranges = 1
+        else:
+            first, last = spec.axes
+            if last >= len(shape):
+                raise SpecError(
+                    f"axis is {axis_text(spec.axis)}; a tensor of shape {list(shape)} has rank {len(shape)}"
+                )
+            inner, num_ranges = max(prod(shape[last + 1 :]), 1), prod(shape[first : last + 1])
+            row = max(inner * num_ranges, 1)
         return cls(
             inner=inner,
-            row=max(inner * channels, 1),
-            advance=0,
-            num_ranges=channels,
+            row=row,
+            advance=advance,
+            num_ranges=num_ranges,
+            num_slices=num_ranges if size else 0,
             num_elements=size,
+            is_contiguous=advance > 0 or size <= row,
         )
-
-    @classmethod
-    def _of_groups(cls, shape: tuple[int, ...], size: int, group: int, ragged: bool) -> "Layout":
-        last = shape[-1] if shape else 1
-        if last % group and not ragged:
-            raise SpecError(
-                f"group_size {group} does not divide the last dimension of shape {list(shape)}; "
-                "choose a divisor, or ragged_groups"
-            )
-        per_row = -(-last // group)
-        rows = size // last if last else 0
-        return cls(inner=group, row=max(last, 1), advance=max(per_row, 1), num_ranges=rows * per_row, num_elements=size)

@@ -76,13 +76,13 @@ def test_sums_of_a_later_chunk() -> None:
 @pytest.mark.parametrize(
     "layout",
     [
-        Layout(inner=7, row=21, advance=0, num_ranges=3, num_elements=21 * 50),
-        Layout(inner=4, row=10, advance=3, num_ranges=300, num_elements=1000),
-        Layout(inner=1, row=1000, advance=0, num_ranges=1000, num_elements=1000),
-        Layout(inner=1000, row=1000, advance=0, num_ranges=1, num_elements=1000),
-        Layout(inner=3 << 30, row=6 << 30, advance=0, num_ranges=2, num_elements=12 << 30),
-        Layout(inner=1 << 20, row=3 << 30, advance=3 << 10, num_ranges=6 << 10, num_elements=6 << 30),
-        Layout(inner=5, row=5 * ((1 << 30) // 5), advance=0, num_ranges=(1 << 30) // 5, num_elements=5 << 30),
+        Layout.of((50, 3, 7), QuantSpec(axis=1)),
+        Layout.of((100, 10), QuantSpec(group_size=4, ragged_groups=True)),
+        Layout.of((1000,), QuantSpec(axis=0)),
+        Layout.of((1000,), QuantSpec()),
+        Layout.of((2, 2, 3 << 30), QuantSpec(axis=1)),
+        Layout.of((2, 3 << 30), QuantSpec(group_size=1 << 20)),
+        Layout.of((5, (1 << 30) // 5, 5), QuantSpec(axis=1)),
     ],
     ids=str,
 )
