@@ -16,7 +16,7 @@ from qdqcli.op import kernels
 from qdqcli.op.histogram import PatternCounter, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.minmax import MinMax
-from qdqcli.op.params import PATTERN, STORAGE, Floats, Stored, float_type
+from qdqcli.op.params import FLOAT_TYPE, PATTERN, STORAGE, Floats, Stored
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.ranges.estimator import RangeEstimator, WholeSlices, estimator
 from qdqcli.ranges.minmax import MinMaxEstimator
@@ -137,7 +137,7 @@ class _Source:
             first, last = self._layout.slice_of(block[0]), self._layout.slice_of(block[1] - 1) + 1
             first += self._layout.start_of(first) < block[0]
             if first == last:
-                return np.empty((2, 0), float_type(self._info.dtype.name))
+                return np.empty((2, 0), FLOAT_TYPE[self._info.dtype.name])
             start = self._layout.start_of(first)
             return ranges_in_memory(chosen, self._read(start, self._layout.start_of(last)), start, self._layout)
 

@@ -25,10 +25,10 @@ NUM_SUMS = 5
 """Number of leading columns that are sums of floats."""
 
 
-def empty_sums(rows: int) -> NDArray[np.float64]:
-    """Return initial rows (rows, SUM_COLUMNS) of error sums."""
-    sums = np.zeros((rows, SUM_COLUMNS))
-    sums[:, INPUT_MIN], sums[:, INPUT_MAX] = np.inf, -np.inf
+def empty_sums(*shape: int) -> NDArray[np.float64]:
+    """Return initial rows (*shape, SUM_COLUMNS) of error sums."""
+    sums = np.zeros((*shape, SUM_COLUMNS))
+    sums[..., INPUT_MIN], sums[..., INPUT_MAX] = np.inf, -np.inf
     return sums
 
 
@@ -37,7 +37,7 @@ class BlockSums:
     """Ranges and error sums of whole slices of one tensor."""
 
     sums: NDArray[np.float64]
-    """(chunks, SUM_COLUMNS)."""
+    """(chunks, SUM_COLUMNS), with the extremes of the elements in any row."""
     ranges: NDArray[np.floating]
     """(2, slices)."""
     degenerate: NDArray[np.bool_]

@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import SpecError
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, compute_type_of, float_type, in_arithmetic
+from qdqcli.op.params import COMPUTE_TYPE, FLOAT_TYPE, Floats, in_arithmetic
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 
 
@@ -37,8 +37,8 @@ def gradient_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec,
 
 def _checked_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
     """Return given ranges (2, ranges), rounded like the arithmetic rounds."""
-    ranges = np.empty((2, layout.num_ranges), float_type(dtype))
-    compute_type = compute_type_of(dtype, spec.compute_dtype)
+    ranges = np.empty((2, layout.num_ranges), FLOAT_TYPE[dtype])
+    compute_type = COMPUTE_TYPE[spec.compute_dtype][dtype]
     for row, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
         values = real_numbers(name, end)
         if _is_whole(spec) and values.ndim:

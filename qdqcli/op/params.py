@@ -21,6 +21,13 @@ OrderKeys = NDArray[np.signedinteger]
 
 STORAGE: dict[str, type[np.generic]] = {"F32": np.float32, "F64": np.float64, "BF16": np.int16, "F16": np.uint16}
 """Kernel view of each dtype: floats, or the bits of 16-bit floats, whose types tell BF16 from F16."""
+FLOAT_TYPE: dict[str, type[np.floating]] = {"F32": np.float32, "F64": np.float64, "BF16": np.float32, "F16": np.float32}
+"""Type in which values of each dtype are computed."""
+COMPUTE_TYPE: dict[ComputeDType, dict[str, np.generic]] = {
+    ComputeDType.NATIVE: {dtype: kind(0) for dtype, kind in STORAGE.items()},
+    ComputeDType.FLOAT32: {dtype: kind(0) for dtype, kind in FLOAT_TYPE.items()},
+}
+"""Numbers whose types name the arithmetic, by the dtype of the tensor."""
 PATTERN: dict[str, type[np.signedinteger]] = {"F32": np.int32, "F64": np.int64, "BF16": np.int16, "F16": np.int16}
 """Integer types of order keys."""
 INFINITY = {"F32": 0x7F800000, "F64": 0x7FF0000000000000, "BF16": 0x7F80, "F16": 0x7C00}
@@ -132,12 +139,6 @@ class SettingsParams:
         return *self.each[0].arguments(elements, layout)[:2], self.as_qparams
 
 
-def compute_type_of(dtype: str, compute_dtype: ComputeDType) -> np.generic:
-    """Return the number whose type names the arithmetic of a tensor of this dtype."""
-    storage = STORAGE[dtype]
-    return np.float32(0) if compute_dtype is ComputeDType.FLOAT32 and storage is not np.float64 else storage(0)
-
-
 def floats_of(stored: Stored) -> Floats:
     """Decode stored elements with NumPy, where a kernel is not worthwhile."""
     if stored.dtype == STORAGE["BF16"]:
@@ -145,31 +146,23 @@ def floats_of(stored: Stored) -> Floats:
     return stored.view(np.float16 if stored.dtype == STORAGE["F16"] else stored.dtype)
 
 
-def op_of(spec: QuantSpec, dtype: str) -> Op:
-    """Return the settings of the op besides its qparams."""
+def op_and_codes(spec: QuantSpec, dtype: str) -> tuple[Op, Codes]:
+    """Return the settings as kernels take them."""
     half_up: StaticBool = True if spec.round_mode is RoundMode.HALF_UP else None
-    return Op(spec.is_range_given or None, half_up, compute_type_of(dtype, spec.compute_dtype))
-
-
-def codes(spec: QuantSpec, dtype: str) -> Codes:
-    """Return the lowest and the highest code as numbers of the arithmetic."""
-    kinds = compute_type_of(dtype, spec.compute_dtype).dtype.str, np.dtype(float_type(dtype)).str
-    return Codes(_code(spec.quantized_min, *kinds), _code(spec.quantized_max, *kinds))
+    compute_type = COMPUTE_TYPE[spec.compute_dtype][dtype]
+    kinds = compute_type.dtype, np.dtype(FLOAT_TYPE[dtype])
+    codes = Codes(_code(spec.quantized_min, *kinds), _code(spec.quantized_max, *kinds))
+    return Op(spec.is_range_given or None, half_up, compute_type), codes
 
 
 @cache
-def _code(code: int, compute_type: str, number: str) -> np.floating:
-    return _rounded(np.dtype(number).type(code), np.dtype(compute_type), np.dtype(number)).flat[0]
+def _code(code: int, compute_type: np.dtype, number: np.dtype) -> np.floating:
+    return _rounded(number.type(code), compute_type, number).flat[0]
 
 
 def cuts(count: int, parts: int) -> list[int]:
     """Return the parts + 1 bounds of nearly equal parts of `count` elements, whole vectors except for the last."""
     return [*(part * count // parts // VECTOR_SIZE * VECTOR_SIZE for part in range(parts)), count]
-
-
-def float_type(dtype: str) -> type[np.generic]:
-    """Return the NumPy type in which values of this dtype are computed."""
-    return np.float64 if dtype == "F64" else np.float32
 
 
 @cache
@@ -196,14 +189,14 @@ def merge_order_keys(order_keys: OrderKeys, other: OrderKeys) -> None:
 def ranges_of_order_keys(order_keys: OrderKeys, dtype: str) -> Floats:
     """Return the ranges (2, slices), lower and upper ends; NaN for a slice without elements other than NaN."""
     bits = np.where(order_keys < 0, order_keys ^ np.iinfo(order_keys.dtype).max, order_keys)
-    ranges: Floats = floats_of(bits.view(STORAGE[dtype])).astype(float_type(dtype))
+    ranges: Floats = floats_of(bits.view(STORAGE[dtype])).astype(FLOAT_TYPE[dtype])
     ranges[:, order_keys[0] > order_keys[1]] = np.nan
     return ranges
 
 
 def in_arithmetic(end: ArrayLike, compute_type: np.generic, dtype: str) -> Floats:
     """Convert range ends to the float type, rounded like the arithmetic rounds."""
-    return _rounded(np.asarray(end), compute_type.dtype, np.dtype(float_type(dtype)))
+    return _rounded(np.asarray(end), compute_type.dtype, np.dtype(FLOAT_TYPE[dtype]))
 
 
 def _rounded(values: NDArray[np.generic] | np.generic, compute_type: np.dtype, number: np.dtype) -> Floats:

@@ -24,16 +24,15 @@ from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
+    FLOAT_TYPE,
     QPARAM_ROWS,
     STORAGE,
     Floats,
     Stored,
-    codes,
     empty_order_keys,
-    float_type,
     in_arithmetic,
     merge_order_keys,
-    op_of,
+    op_and_codes,
     ranges_of_order_keys,
 )
 from qdqcli.op.spec import QuantSpec
@@ -55,11 +54,10 @@ class MseEstimator:
 
     def __init__(self, spec: QuantSpec, dtype: str) -> None:
         self.dtype = dtype
-        number = float_type(dtype)
-        self.op = op_of(spec, dtype)
+        self.op, codes = op_and_codes(spec, dtype)
         padded = -(-NUM_CANDIDATES // VECTOR_SIZE) * VECTOR_SIZE
-        fractions = (np.minimum(np.arange(1, padded + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(number)
-        self.candidates = Candidates(fractions, codes(spec, dtype))
+        fractions = (np.minimum(np.arange(1, padded + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(FLOAT_TYPE[dtype])
+        self.candidates = Candidates(fractions, codes)
 
     def of_slices(self, slices: WholeSlices) -> Floats:
         ranges = FiniteElements.of(slices, self.dtype).ranges

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qdqcli.op import kernels
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.params import PATTERN, Floats, Stored, float_type, ranges_of_order_keys
+from qdqcli.op.params import FLOAT_TYPE, PATTERN, Floats, Stored, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import LongSlice, WholeSlices
 from qdqcli.ranges.finite import FiniteElements, counts_by_key
@@ -120,5 +120,5 @@ class _LongSlice:
 
     def ranges(self) -> Floats:
         if self._prefixes is None or not self._ranks.any():
-            return np.zeros((2, 1), float_type(self._dtype))
+            return np.zeros((2, 1), FLOAT_TYPE[self._dtype])
         return ranges_of_order_keys(self._prefixes.astype(PATTERN[self._dtype]).reshape(2, 1), self._dtype)

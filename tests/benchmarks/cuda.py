@@ -27,7 +27,7 @@ from qdqcli.op.columns import SUM_COLUMNS
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.target import cuda
 from qdqcli.op.layout import Elements, Layout
-from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, float_type, op_of
+from qdqcli.op.params import FLAG_ROWS, FLOAT_TYPE, QPARAM_ROWS, STORAGE, op_and_codes
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from tests.benchmarks.make_checkpoint import parse_size, temporary_llama
@@ -57,18 +57,19 @@ class Matrix:
 
     def op(self, spec: QuantSpec, *, statistics: bool) -> Callable[[], None]:
         """Return the launches of the op into existing memory."""
-        layout, number = Layout.of(self.shape, spec), float_type(self.dtype)
+        layout, number = Layout.of(self.shape, spec), FLOAT_TYPE[self.dtype]
         slices, size = layout.num_slices, self.x.size
         order_keys = cuda.device_array((2, slices), launch.KEY[self.dtype])
         ranges, qparams = (cuda.device_array((rows, slices), number) for rows in (2, QPARAM_ROWS))
         flags = cuda.device_array((FLAG_ROWS, slices), np.bool_)
         elements, filled = Elements(0, 0, size), launch.device_qparams(qparams, flags)
-        params = launch.DeviceParams(layout, 0, filled, op_of(spec, self.dtype))
+        op, codes = op_and_codes(spec, self.dtype)
+        params = launch.DeviceParams(layout, 0, filled, op)
 
         def work() -> None:
             launch.measure(self.x, elements, layout, 0, order_keys, self.dtype, self.stream)
             launch.decode_order_keys(order_keys, ranges, self.dtype, self.stream)
-            launch.make_qparams(ranges, spec, self.dtype, filled, self.stream)
+            launch.make_qparams(ranges, codes, op, filled, self.stream)
             if statistics:
                 launch.quantize_and_sum(self.x, self.y, 0, params, np.float32(0), self.sums, self.stream, keep=True)
             else:

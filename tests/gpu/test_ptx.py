@@ -17,7 +17,7 @@ import pytest
 
 from qdqcli.op.columns import empty_sums
 from qdqcli.op.layout import Elements, Layout
-from qdqcli.op.params import STORAGE, float_type, op_of
+from qdqcli.op.params import FLOAT_TYPE, STORAGE, op_and_codes
 from qdqcli.op.spec import ComputeDType, QuantSpec
 
 pytestmark = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="needs the extra cuda")
@@ -81,14 +81,15 @@ def launch_all(dtype: str, compute_dtype: ComputeDType) -> None:
 
     spec = QuantSpec(axis=1, compute_dtype=compute_dtype)
     x = np.zeros(4 * 6, STORAGE[dtype])
-    layout, number = Layout.of((4, 6), spec), float_type(dtype)
+    layout, number = Layout.of((4, 6), spec), FLOAT_TYPE[dtype]
     order_keys, ranges = np.zeros((2, 6), launch.KEY[dtype]), np.zeros((2, 6), number)
     qparams = launch.device_qparams(np.zeros((4, 6), number), np.zeros((3, 6), np.bool_))
-    everything, params = Elements(0, 0, x.size), launch.DeviceParams(layout, 0, qparams, op_of(spec, dtype))
+    op, codes = op_and_codes(spec, dtype)
+    everything, params = Elements(0, 0, x.size), launch.DeviceParams(layout, 0, qparams, op)
     launch.measure(x, everything, layout, 0, order_keys, dtype, None)
     launch.measure(x, everything, Layout.of((4, 6), QuantSpec(axis=0)), 0, order_keys, dtype, None)
     launch.decode_order_keys(order_keys, ranges, dtype, None)
-    launch.make_qparams(ranges, spec, dtype, qparams, None)
+    launch.make_qparams(ranges, codes, op, qparams, None)
     launch.quantize(x, x, everything, params, None)
     launch.quantize_and_sum(x, x, 0, params, number(0), empty_sums(1), None, keep=True)
     launch.differentiate(x, x, x, 0, layout, ranges, dtype, np.zeros(1, np.int64), None)

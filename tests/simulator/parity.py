@@ -10,7 +10,7 @@ import numpy as np
 from qdqcli.op.backend import Backend, backend
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, SettingsParams, empty_order_keys, float_type, ranges_of_order_keys
+from qdqcli.op.params import FLOAT_TYPE, STORAGE, SettingsParams, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 
 NUMPY = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -59,7 +59,7 @@ def compare(cuda: Backend, spec: QuantSpec, shape: tuple[int, ...], dtype: str, 
     assert_same(found[1], found[0], "order keys")
     ranges = ranges_of_order_keys(found[0], dtype)
     if spec.range_given:
-        ranges = np.tile(np.array([[-0.7], [0.9]], float_type(dtype)), layout.num_slices)
+        ranges = np.tile(np.array([[-0.7], [0.9]], FLOAT_TYPE[dtype]), layout.num_slices)
     ours, theirs = (worker.quant_params(ranges, spec, layout, 0, dtype) for worker in (cuda, cpu))
     y, want = np.empty_like(x), np.empty_like(x)
     (rows,) = cuda.quantize_and_sum(x, y, 0, *everything, SettingsParams(each=[ours]), keep=True)

@@ -20,7 +20,6 @@ from qdqcli.op.columns import (
     INPUT_MIN,
     NONFINITE,
     NONFINITE_OUTPUT,
-    SUM_COLUMNS,
     BatchSums,
     BlockSums,
     empty_sums,
@@ -31,27 +30,27 @@ from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import (
     FLAG_ROWS,
+    FLOAT_TYPE,
     INFINITY,
     PATTERN,
     QPARAM_ROWS,
+    STORAGE,
+    Codes,
     Floats,
     OrderKeys,
     Qparams,
     QuantParams,
     SettingsParams,
     Stored,
-    codes,
-    compute_type_of,
     cuts,
     empty_order_keys,
-    float_type,
     floats_of,
     merge_order_keys,
-    op_of,
+    op_and_codes,
     order_key_limits,
     ranges_of_order_keys,
 )
-from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.op.spec import QuantSpec
 from qdqcli.op.threads import run_parts
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -110,28 +109,34 @@ def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, 
     """Measure and quantize a whole array for which `can_fuse` is true, in one pass over memory."""
     batch = max(_BATCH // layout.inner // VECTOR_SIZE, 1) * VECTOR_SIZE
     bounds, nontemporal = cuts(layout.num_slices, num_parts), _nontemporal(y, layout)
+    op, codes = op_and_codes(spec, dtype)
 
     def quantize_part(part: int) -> None:
-        measuring = _measuring(x, batch, batch, layout, [spec], dtype)
+        measuring = _measuring(x, batch, batch, layout, [codes], dtype)
         first, last = bounds[part : part + 2]
-        kernels.fake_quantize_slices(x, y, first, last, layout.steps(), measuring, op_of(spec, dtype), nontemporal)
+        kernels.fake_quantize_slices(x, y, first, last, layout.steps(), measuring, op, nontemporal)
 
     run_parts(quantize_part, num_parts)
 
 
 def _measuring(
-    x: Stored, num_slices: int, in_chunk: int, layout: Layout | None, specs: Sequence[QuantSpec], dtype: str
+    x: Stored, num_slices: int, in_chunk: int, layout: Layout | None, codes: Sequence[Codes], dtype: str
 ) -> SliceMeasuring:
-    """Return how slices are measured under each setting, with scratch buffers for the slices of a call and a chunk."""
-    number, settings = float_type(dtype), len(specs)
-    of_chunk, of_call = _whole_vectors(in_chunk), _whole_vectors(num_slices) + VECTOR_SIZE
-    all_codes = [codes(spec, dtype) for spec in specs]
+    """Return how slices are measured, with scratch buffers for the slices of a call, and of a chunk under each setting.
+
+    `codes` has those of each setting. Slices are runs of one `layout`, or of several (None).
+    """
+    number, settings = FLOAT_TYPE[dtype], len(codes)
+    of_chunk = -(-in_chunk // VECTOR_SIZE) * VECTOR_SIZE
+    of_call = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE + VECTOR_SIZE
+    inner, row = (1, 1) if layout is None else (layout.inner, layout.row)
+    has_short_runs = inner <= _SHORT_RUN and inner % VECTOR_SIZE == 0 == row % inner
     return SliceMeasuring(
-        bits=x.view(PATTERN[dtype]),
-        **order_key_limits(dtype)._asdict(),
-        q_min=np.array([each.q_min for each in all_codes], number),
-        q_max=np.array([each.q_max for each in all_codes], number),
-        short_runs=None if layout is None else _short_runs(layout),
+        x.view(PATTERN[dtype]),
+        *order_key_limits(dtype),
+        q_min=np.array([each.q_min for each in codes], number),
+        q_max=np.array([each.q_max for each in codes], number),
+        short_runs=True if has_short_runs else None,
         order_keys=np.empty((2, of_call), PATTERN[dtype]),
         ranges=np.empty((2, of_call), number),
         values=np.empty((settings, QPARAM_ROWS, of_chunk), number),
@@ -139,22 +144,6 @@ def _measuring(
         clipping=np.empty(settings, np.bool_),
         degenerate=np.empty((settings, of_call), np.bool_),
     )
-
-
-def _whole_vectors(count: int) -> int:
-    """Round up to a multiple of VECTOR_SIZE."""
-    return -(-count // VECTOR_SIZE) * VECTOR_SIZE
-
-
-def _slices_of_chunk(layout: Layout) -> int:
-    """Return the largest number of slices in a chunk, or a few more; the last of each row may be short."""
-    return min(layout.num_slices, CHUNK_ELEMENTS // layout.inner + CHUNK_ELEMENTS // layout.row + 4)
-
-
-def _short_runs(layout: Layout) -> StaticBool:
-    """True for short, contiguous runs of whole vectors, one run per slice."""
-    is_short = layout.inner <= _SHORT_RUN and layout.inner % VECTOR_SIZE == 0 == layout.row % layout.inner
-    return True if is_short and layout.is_contiguous else None
 
 
 def _nontemporal(y: Stored, layout: Layout) -> StaticBool:
@@ -168,10 +157,10 @@ def _nontemporal(y: Stored, layout: Layout) -> StaticBool:
     return True if aligned and runs_align and in_turn else None
 
 
-def _nontemporal_parts(total_bytes: int, itemsize: int) -> StaticBool:
-    """True for non-temporal stores to parts of an output of this size; with AVX2, sums take half a vector at a time."""
+def _nontemporal_parts(itemsize: int) -> StaticBool:
+    """True for non-temporal stores to parts of a large output; with AVX2, sums take half a vector at a time."""
     stored = VECTOR_SIZE * itemsize // (1 if writes_whole_lines() else 2)
-    return True if total_bytes >= NONTEMPORAL_BYTES and stored >= LINE_BYTES else None
+    return True if stored >= LINE_BYTES else None
 
 
 def writes_whole_lines() -> bool:
@@ -186,12 +175,12 @@ def writes_whole_lines() -> bool:
 def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
     """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
     num_slices = ranges.shape[1]
-    capacity = _whole_vectors(num_slices)
-    padded = np.zeros((2, capacity), float_type(dtype))
+    capacity = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
+    padded = np.zeros((2, capacity), FLOAT_TYPE[dtype])
     padded[:, :num_slices] = ranges
     values, flags = np.empty((QPARAM_ROWS, capacity), padded.dtype), np.empty((FLAG_ROWS, capacity), np.bool_)
-    op, qparams = op_of(spec, dtype), Qparams(values, flags, None, np.ones(1, np.bool_))
-    kernels.make_qparams(padded, 0, num_slices, codes(spec, dtype), spec.is_range_given, op.compute_type, qparams)
+    (op, codes), qparams = op_and_codes(spec, dtype), Qparams(values, flags, None, np.ones(1, np.bool_))
+    kernels.make_qparams(padded, 0, num_slices, codes, spec.is_range_given, op.compute_type, qparams)
     return QuantParams(
         first_slice=first_slice,
         num_slices=num_slices,
@@ -218,8 +207,8 @@ def quantize_and_sum(
     extremes of the input. Slices whose output became infinite or NaN are marked in `degenerate` of their qparams.
     """
     elements, steps, qparams = settings.arguments(Elements(base, start, stop), layout)
-    sums = _empty_sums(settings.each, start, stop)
-    nontemporal = _nontemporal_parts(total_bytes, x.itemsize)
+    sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS), len(settings.each))
+    nontemporal = _nontemporal_parts(x.itemsize) if total_bytes >= NONTEMPORAL_BYTES else None
     terms = terms_of(x, x, settings=len(settings.each))
     loop = Loop(x, y, settings.each[0].op, keep, nontemporal, terms, AHEAD)
     kernels.quantize_and_sum(loop, elements, steps, qparams, sums)
@@ -232,11 +221,6 @@ def quantize_and_sum(
         quantize(part, out, first, first, last, layout, params)
         _look_closer(part, out, first, layout, params, sums[chunk, setting])
     return list(sums.swapaxes(0, 1))
-
-
-def _empty_sums(settings: Sequence[object], start: int, stop: int) -> NDArray[np.float64]:
-    chunks = -(-(stop - start) // CHUNK_ELEMENTS)
-    return empty_sums(chunks * len(settings)).reshape(chunks, len(settings), SUM_COLUMNS)
 
 
 def _look_closer(
@@ -262,17 +246,21 @@ def fake_quantize_and_sum(
 
     Returns None where elements are not finite: the caller then goes step by step.
     """
+    end = base + len(x)
     first_slice = layout.slice_of(base)
-    num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
-    measuring = _measuring(x, num_slices, min(num_slices, _slices_of_chunk(layout)), layout, specs, dtype)
-    sums = _empty_sums(specs, start, stop)
-    nontemporal, terms = _nontemporal_parts(total_bytes, x.itemsize), terms_of(x, x, settings=len(specs))
-    loop = Loop(x, y, op_of(specs[0], dtype), keep, nontemporal, terms, CHUNK_ELEMENTS)
-    steps = layout.steps(first_slice, base + len(x))
-    block = np.array([(base, start, stop, *steps)])
-    kernels.fake_quantize_and_sum(loop, block, measuring, sums, _nothing_found(1, dtype))
+    num_slices = layout.slice_of(end - 1) + 1 - first_slice
+    in_chunk = CHUNK_ELEMENTS // layout.inner + CHUNK_ELEMENTS // layout.row + 4  # the last of each row may be short
+    ops, codes = zip(*(op_and_codes(spec, dtype) for spec in specs), strict=True)
+    measuring = _measuring(x, num_slices, min(num_slices, in_chunk), layout, codes, dtype)
+    sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS), len(specs))
+    nontemporal = _nontemporal_parts(x.itemsize) if total_bytes >= NONTEMPORAL_BYTES else None
+    loop = Loop(x, y, ops[0], keep, nontemporal, terms_of(x, x, settings=len(specs)), CHUNK_ELEMENTS)
+    block = np.array([(base, start, stop, layout.inner, layout.row, layout.advance, first_slice, end)])
+    found = Found(np.empty((1, 2), FLOAT_TYPE[dtype]), np.zeros(1, np.int64))
+    kernels.fake_quantize_and_sum(loop, block, measuring, sums, found)
     if not np.isfinite(sums[..., ABS_ERROR]).all():
         return None
+    sums[0, :, INPUT_MIN], sums[0, :, INPUT_MAX] = found.extremes[0]
     return [
         BlockSums(sums=of_setting, ranges=measuring.ranges[:, :num_slices], degenerate=degenerate[:num_slices])
         for of_setting, degenerate in zip(sums.swapaxes(0, 1), measuring.degenerate, strict=True)
@@ -286,18 +274,15 @@ def fake_quantize_and_sum_each(
 
     `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
-    count, measuring = len(layouts), _measuring(x, max_slices, max_slices, None, [spec], dtype)
+    count, (op, codes) = len(layouts), op_and_codes(spec, dtype)
+    measuring = _measuring(x, max_slices, max_slices, None, [codes], dtype)
     tensors = np.zeros((count, 8), np.int64)
     tensors[:, 0], tensors[:, 2:6], tensors[:, 7] = -layouts[:, 0], layouts[:, 1:], layouts[:, 1]
-    sums, found = empty_sums(count), _nothing_found(count, dtype)
-    loop = Loop(x, y, op_of(spec, dtype), keep, None, terms_of(x, x), CHUNK_ELEMENTS)
-    kernels.fake_quantize_and_sum(loop, tensors, measuring, sums.reshape(count, 1, SUM_COLUMNS), found)
+    sums, found = empty_sums(count), Found(np.empty((count, 2), FLOAT_TYPE[dtype]), np.zeros(count, np.int64))
+    loop = Loop(x, y, op, keep, None, terms_of(x, x), CHUNK_ELEMENTS)
+    kernels.fake_quantize_and_sum(loop, tensors, measuring, sums[:, None], found)
     sums[:, [INPUT_MIN, INPUT_MAX]] = found.extremes
     return BatchSums(sums=sums, num_degenerate=found.num_degenerate, is_done=np.isfinite(sums[:, ABS_ERROR]))
-
-
-def _nothing_found(num_tensors: int, dtype: str) -> Found:
-    return Found(np.empty((num_tensors, 2), float_type(dtype)), np.zeros(num_tensors, np.int64))
 
 
 def sum_slices(
@@ -312,9 +297,8 @@ def differentiate(
     gradients: Stored, x: Stored, out: Stored, start: int, layout: Layout, ranges: Floats, dtype: str
 ) -> int:
     """Write the op's gradient of the elements from `start` on to `out`; return the number outside `ranges`."""
-    compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
     elements = Elements(start, start, start + x.size)
-    return int(kernels.differentiate(gradients, x, out, elements, layout.steps(), ranges, compute_type))
+    return int(kernels.differentiate(gradients, x, out, elements, layout.steps(), ranges, STORAGE[dtype](0)))
 
 
 def extremes(x: Stored, dtype: str) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from qdqcli.op.cuda.target import DeviceArray, cuda, device_errors
 from qdqcli.op.given_ranges import given_ranges, gradient_ranges
 from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, Floats, float_type, op_of
+from qdqcli.op.params import FLAG_ROWS, FLOAT_TYPE, QPARAM_ROWS, STORAGE, Floats, op_and_codes
 from qdqcli.op.spec import QuantSpec
 
 _DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16"}
@@ -91,7 +91,7 @@ class _Call:
 
     def quantize(self, x: Array, out: Array, layout: Layout, spec: QuantSpec, ranges: Floats | None) -> None:
         """Enqueue the op on the stream."""
-        size, slices, number, stream = layout.num_elements, layout.num_slices, float_type(self.dtype), self.kind.stream
+        size, slices, number, stream = layout.num_elements, layout.num_slices, FLOAT_TYPE[self.dtype], self.kind.stream
         device_x, device_out = (self.kind.flat(a, STORAGE[self.dtype], size) for a in (x, out))
         elements, device_ranges = Elements(0, 0, size), self._rows(2, slices, number)
         if ranges is None:
@@ -103,14 +103,14 @@ class _Call:
         qparams = launch.device_qparams(
             self._rows(QPARAM_ROWS, slices, number), self._rows(FLAG_ROWS, slices, np.bool_)
         )
-        launch.make_qparams(device_ranges, spec, self.dtype, qparams, stream)
-        params = launch.DeviceParams(layout, 0, qparams, op_of(spec, self.dtype))
-        launch.quantize(device_x, device_out, elements, params, stream)
+        op, codes = op_and_codes(spec, self.dtype)
+        launch.make_qparams(device_ranges, codes, op, qparams, stream)
+        launch.quantize(device_x, device_out, elements, launch.DeviceParams(layout, 0, qparams, op), stream)
 
     def differentiate(self, gradients: Kind, out: Array, layout: Layout, ranges: Floats) -> None:
         """Enqueue the gradient on the stream."""
         stream = self.kind.stream
-        device_ranges = self._rows(2, layout.num_slices, float_type(self.dtype))
+        device_ranges = self._rows(2, layout.num_slices, FLOAT_TYPE[self.dtype])
         device_ranges.copy_to_device(np.ascontiguousarray(ranges), stream)
         outside = self._rows(1, 1, np.int64)[0]  # the count is unused, so it is not initialized
         flat_gradients, x, flat_out = (

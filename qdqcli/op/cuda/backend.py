@@ -22,6 +22,7 @@ from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import (
     DEGENERATE,
     FLAG_ROWS,
+    FLOAT_TYPE,
     QPARAM_ROWS,
     Floats,
     OrderKeys,
@@ -29,9 +30,8 @@ from qdqcli.op.params import (
     QuantParams,
     SettingsParams,
     Stored,
-    float_type,
     merge_order_keys,
-    op_of,
+    op_and_codes,
 )
 from qdqcli.op.spec import QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -133,8 +133,8 @@ class CudaBackend:
                 station.scratch(name, (rows, num_slices), kind)
                 for name, rows, kind in (
                     ("order_keys", 2, launch.KEY[dtype]),
-                    ("ranges", 2, float_type(dtype)),
-                    ("qparams", QPARAM_ROWS, float_type(dtype)),
+                    ("ranges", 2, FLOAT_TYPE[dtype]),
+                    ("qparams", QPARAM_ROWS, FLOAT_TYPE[dtype]),
                     ("flags", FLAG_ROWS, np.bool_),
                 )
             )
@@ -144,8 +144,9 @@ class CudaBackend:
             launch.decode_order_keys(order_keys, ranges, dtype, stream)
             found, qparams = [], launch.device_qparams(values, flags)
             for spec in specs:
-                launch.make_qparams(ranges, spec, dtype, qparams, stream)
-                params = launch.DeviceParams(layout, first_slice, qparams, op_of(spec, dtype))
+                op, codes = op_and_codes(spec, dtype)
+                launch.make_qparams(ranges, codes, op, qparams, stream)
+                params = launch.DeviceParams(layout, first_slice, qparams, op)
                 sums = station.sum(device_x[here], start, params, y[here] if keep else None)
                 if sums[:, [NONFINITE, NONFINITE_OUTPUT]].any():
                     return None

@@ -16,15 +16,12 @@ from qdqcli.op.layout import Elements, Layout, Steps
 from qdqcli.op.params import (
     PATTERN,
     STORAGE,
+    Codes,
     Op,
     OrderKeyLimits,
     Qparams,
-    codes,
-    compute_type_of,
-    op_of,
     order_key_limits,
 )
-from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 KEY: dict[str, type[np.signedinteger]] = {"F32": np.int32, "F64": np.int64, "BF16": np.int32, "F16": np.int32}
@@ -98,11 +95,9 @@ def decode_order_keys(order_keys: DeviceArray, ranges: DeviceArray, dtype: str, 
     cuda_range.decode_order_keys[_blocks(ranges.shape[1]), THREADS, stream](order_keys, STORAGE[dtype](0), ranges)
 
 
-def make_qparams(ranges: DeviceArray, spec: QuantSpec, dtype: str, qparams: Qparams, stream: Stream) -> None:
+def make_qparams(ranges: DeviceArray, codes: Codes, op: Op, qparams: Qparams, stream: Stream) -> None:
     """Fill `qparams` from `ranges` (2, slices)."""
-    cuda_range.make_qparams[_blocks(ranges.shape[1]), THREADS, stream](
-        ranges, codes(spec, dtype), _switched(op_of(spec, dtype)), qparams
-    )
+    cuda_range.make_qparams[_blocks(ranges.shape[1]), THREADS, stream](ranges, codes, _switched(op), qparams)
 
 
 def quantize(x: DeviceArray, y: DeviceArray, elements: Elements, params: DeviceParams, stream: Stream) -> None:
@@ -137,7 +132,7 @@ def differentiate(
     dtype: str, outside: DeviceArray, stream: Stream,
 ) -> None:  # fmt: skip
     """Gradient of the op from element `start` on; adds the number of elements outside their range to `outside` (1,)."""
-    compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
+    compute_type = STORAGE[dtype](0)
     for first, last, slice_map in launches(layout, start, start + x.size, 0):
         here = slice(first - start, last - start)
         cuda_quantize.differentiate[_blocks(-(-(last - first) // 4)), THREADS, stream](

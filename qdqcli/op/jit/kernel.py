@@ -122,8 +122,7 @@ _NUMBERS = {int: "int64", float: "float64", bool: "bool"} | {
     for kind in (np.int16, np.uint16, np.int32, np.int64, np.uint64, np.float32, np.float64, np.bool_)
 }
 _ARRAYS = {
-    np.dtype(kind): [f"{np.dtype(kind).name}[{ndim}]" for ndim in range(4)]
-    for kind in (*_NUMBERS, np.uint8, np.uint32)
+    np.dtype(kind): [f"{np.dtype(kind).name}[{ndim}]" for ndim in range(4)] for kind in (*_NUMBERS, np.uint8, np.uint32)
 }
 """Kind of an array by its dtype, then by the number of its dimensions."""
 _HEAD_BYTES = object.__basicsize__
