@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import Workers
-from qdqcli.op import columns
+from qdqcli.op.columns import SUM_COLUMNS
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Stored, floats_of
@@ -20,7 +20,7 @@ Block = tuple[int, int]
 """Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
 QPARAM_BYTES = 64
 """Bytes for the range and the qparams of one slice."""
-SUMS_BYTES = 3 * 8 * columns.SUM_COLUMNS
+SUMS_BYTES = 3 * 8 * SUM_COLUMNS
 """Bytes for the sums of one slice, where they are requested."""
 
 
@@ -74,11 +74,11 @@ def read_floats(reader: ShardReader, info: TensorInfo, block: Block) -> NDArray[
     return floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float64)
 
 
-def output_block(writer: ShardWriter | InMemory | None, workers: Workers, x: Stored, start: int) -> Stored:
-    """Return the place of the outputs of the elements `x`, from `start` on; empty where none are written."""
+def output_block(writer: ShardWriter | InMemory, workers: Workers, x: Stored, start: int) -> Stored:
+    """Return the place of the outputs of the elements `x`, from `start` on."""
     if isinstance(writer, InMemory):
         return writer.y[start : start + len(x)]
-    return workers.buffer("output", x.dtype.type, 0 if writer is None else len(x))
+    return workers.buffer("output", x.dtype.type, len(x))
 
 
 def write_block(writer: ShardWriter | InMemory, info: TensorInfo, y: Stored, start: int) -> None:
@@ -96,7 +96,7 @@ def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slic
     Raises:
         UsageError: it does not; says how much is needed.
     """
-    if not layout.num_elements or has_histogram(info, layout) or layout.num_slices == 1:
+    if layout.num_slices <= 1:
         return
     for_range = 0 if has_one_pass(layout, blocks_of(info, workers)) else QPARAM_BYTES
     check_memory(info, layout, workers, for_range + (SUMS_BYTES if per_slice else 0))

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import columns
-from qdqcli.op.columns import BlockSums
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats
 from qdqcli.stats.sums import ErrorSums, Expansion, expansion
@@ -146,27 +145,16 @@ def block_slices(
     )
 
 
-def part_of(done: BlockSums, *, continues: bool) -> BlockPart:
-    """Return the part of a block that one kernel call measured; `continues` as in `block_slices`."""
-    slices = block_slices(done.ranges, done.degenerate, None, continues=continues)
-    done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.overall_range
-    return BlockPart(rows=done.sums, slices=slices)
-
-
 def measured_blocks(layout: Layout, rows: Sequence[NDArray[np.float64]], slices: Sequence[BlockSlices]) -> Measurement:
     """Return the measurement of a tensor from the sums of its blocks, and its slices, block by block or all at once."""
     slice_rows = [block.rows for block in slices if block.rows is not None]
     degenerate = [block.degenerate for block in slices if block.degenerate is not None]
+    num_degenerate = sum(block.num_degenerate for block in slices)
+    for before, block in pairwise(slices):  # a slice shared by two blocks counts once
+        num_degenerate += block.head_is_degenerate and not before.tail_is_degenerate
     return Measurement(
-        sums=error_sums(rows, layout.num_elements, count_degenerate(slices)),
+        sums=error_sums(rows, layout.num_elements, num_degenerate),
         overall_range=overall_range_of(np.array([block.overall_range for block in slices]).T),
         num_slices=layout.num_slices,
         slice_sums=slice_sums(layout, np.concatenate(slice_rows), np.concatenate(degenerate)) if slice_rows else None,
     )
-
-
-def count_degenerate(slices: Sequence[BlockSlices]) -> int:
-    """Return the number of degenerate slices in consecutive blocks; one shared by two blocks counts once."""
-    begun = sum(block.num_degenerate for block in slices)
-    continued = sum(block.head_is_degenerate and not before.tail_is_degenerate for before, block in pairwise(slices))
-    return begun + continued

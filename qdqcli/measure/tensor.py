@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import (
     QPARAM_BYTES,
+    SUMS_BYTES,
     Block,
     InMemory,
     blocks_of,
@@ -39,14 +40,13 @@ from qdqcli.measure.sums import (
     error_sums,
     measured_blocks,
     overall_range_of,
-    part_of,
 )
 from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN, empty_sums
 from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, QuantParams, SettingsParams, Stored
-from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec, RoundMode
+from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.tensor import TensorInfo
@@ -75,20 +75,21 @@ class TensorJob:
 def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     """Execute the job: the same bits for every number of threads and block size."""
     layout = layout_of(job.info, job.spec)
-    if layout.num_slices == 1 and job.per_slice:  # the tensor is its only slice
-        measured = quantize_tensor(replace(job, per_slice=False), workers)
-        return measured._replace(slice_sums=[measured.sums])
-    check_slices(job.info, layout, workers, per_slice=job.per_slice)
+    if layout.num_slices * (QPARAM_BYTES + SUMS_BYTES) > workers.max_memory:
+        check_slices(job.info, layout, workers, per_slice=job.per_slice)
     work = TensorWork(
         info=job.info,
         reader=job.reader,
         writer=job.writer,
-        per_slice=job.per_slice,
+        per_slice=job.per_slice and layout.num_slices > 1,
         on_bytes=job.on_bytes,
         workers=workers,
         blocks=blocks_of(job.info, workers),
     )
-    return work.measure([TensorSetting(spec=job.spec, given=job.given_range, layout=layout)])[0]
+    (measured,) = work.measure([TensorSetting(spec=job.spec, given=job.given_range, layout=layout)])
+    if job.per_slice and layout.num_slices == 1:  # the tensor is its only slice
+        return measured._replace(slice_sums=[measured.sums])
+    return measured
 
 
 def measure_settings(
@@ -130,16 +131,6 @@ class TensorSetting:
             return self.spec
         return replace(self.spec, num_bits=8, signed_input=True, narrow_range=False, round_mode=RoundMode.HALF_TO_EVEN)
 
-    @property
-    def kind(self) -> object:
-        """Key shared by the settings that one kernel takes together."""
-        return self.layout, self.spec.is_range_given, self.spec.round_mode, self.spec.compute_dtype
-
-    @property
-    def is_measured(self) -> bool:
-        """True for the op's own range."""
-        return self.given is None and self.spec.estimator == DEFAULT_ESTIMATOR
-
 
 def _fitting(
     settings: Sequence[TensorSetting], blocks: Sequence[Block], max_memory: int
@@ -175,15 +166,14 @@ class _Known:
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """Settings of one kind."""
+    """Settings that one kernel takes together: those of the same layout and kind of op."""
 
     settings: Sequence[TensorSetting]
+    layout: Layout
     known: _Known | None
     """Of all slices, before blocks are read; None where those of a block follow from it."""
-
-    @property
-    def layout(self) -> Layout:
-        return self.settings[0].layout
+    is_one_call: bool
+    """True where a single call measures the ranges of a block's slices, quantizes and sums, unless that takes steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +196,27 @@ class TensorWork:
         """Return the measurement under each setting."""
         if not self.info.num_elements:
             return [Measurement(sums=ErrorSums(), num_slices=0) for _ in settings]
-        counted = [each for each in settings if has_histogram(self.info, each.layout)]
-        groups = self._groups([each for each in settings if each not in counted])
-        found = self._by_patterns(counted, is_last=not groups) if counted else {}
-        by_block = self._over_blocks(groups) if groups else []
+        counted: list[TensorSetting] = []
+        by_kind: dict[tuple[Layout, bool, RoundMode, ComputeDType], list[TensorSetting]] = {}
+        for setting in settings:
+            if has_histogram(self.info, setting.layout):
+                counted.append(setting)
+            else:
+                spec = setting.spec
+                kind = setting.layout, spec.is_range_given, spec.round_mode, spec.compute_dtype
+                by_kind.setdefault(kind, []).append(setting)
+        found = self._by_patterns(counted, is_last=not by_kind) if counted else {}
+        ranges_of: dict[object, Floats] = {}
+        groups = []
+        for (layout, is_range_given, *_), alike in by_kind.items():
+            known = None if has_one_pass(layout, self.blocks) else self._known(alike, ranges_of)
+            is_one_call = known is None and not is_range_given and not self.per_slice
+            groups.append(_Group(settings=alike, layout=layout, known=known, is_one_call=is_one_call))
+        apply = partial(self._apply, groups)
+        if self.per_slice and groups[0].known is not None:  # a slice's elements are added in the tensor's order
+            by_block = [part for block in self.blocks for part in self.workers.map(apply, [block])]
+        else:
+            by_block = self.workers.map(apply, self.blocks if groups else [])
         for group in groups:
             for k, setting in enumerate(group.settings):
                 parts = [of_block[setting] for of_block in by_block]
@@ -218,20 +225,6 @@ class TensorWork:
                     slices = [group.known.slices(k, continues=False)]
                 found[setting] = measured_blocks(group.layout, [part.rows for part in parts], slices)
         return [found[setting] for setting in settings]
-
-    def _groups(self, settings: Sequence[TensorSetting]) -> list[_Group]:
-        """Return the settings that one kernel takes together: those of the same layout and kind of op."""
-        ranges_of: dict[object, Floats] = {}
-        by_kind: dict[object, list[TensorSetting]] = {}
-        for setting in settings:
-            by_kind.setdefault(setting.kind, []).append(setting)
-        return [
-            _Group(
-                settings=alike,
-                known=None if has_one_pass(alike[0].layout, self.blocks) else self._known(alike, ranges_of),
-            )
-            for alike in by_kind.values()
-        ]
 
     def _by_patterns(self, settings: Sequence[TensorSetting], *, is_last: bool) -> dict[TensorSetting, Measurement]:
         """Measure a large 16-bit tensor with one range: a single read counts its patterns, which give all sums."""
@@ -255,10 +248,13 @@ class TensorWork:
 
     def _write_quantized(self, layout: Layout, params: QuantParams, block: Block) -> None:
         """Write one block; its range and statistics are already known."""
+        assert self.writer is not None
+        start = block[0]
         x = read_block(self.reader, self.info, self.workers, "input", block)
-        y = output_block(self.writer, self.workers, x, block[0])
-        self.workers.backend.quantize(x, y, block[0], *block, layout, params)
-        self._finish(y, block[0], block)
+        y = output_block(self.writer, self.workers, x, start)
+        self.workers.backend.quantize(x, y, start, *block, layout, params)
+        self.on_bytes(y.nbytes)
+        write_block(self.writer, self.info, y, start)
 
     def _known(
         self,
@@ -297,56 +293,40 @@ class TensorWork:
             slice_rows=empty_sums(last - first) if self.per_slice else None,
         )
 
-    def _over_blocks(self, groups: Sequence[_Group]) -> list[dict[TensorSetting, BlockPart]]:
-        """Apply every setting to each block."""
-        apply = partial(self._apply, groups)
-        if self.per_slice and groups[0].known is not None:  # a slice's elements are added in the tensor's order
-            return [part for block in self.blocks for part in self.workers.map(apply, [block])]
-        return self.workers.map(apply, self.blocks)
-
     def _apply(self, groups: Sequence[_Group], block: Block) -> dict[TensorSetting, BlockPart]:
         """Read one block, with the rest of the short slices at its edges, and apply every setting."""
-        needs = [block if group.known else group.layout.whole_slices(*block) for group in groups]
+        start, stop = block
+        needs = [block if group.known else group.layout.whole_slices(start, stop) for group in groups]
         lo, hi = min(first for first, _ in needs), max(last for _, last in needs)
         x = read_block(self.reader, self.info, self.workers, "input", (lo, hi))
-        y = output_block(self.writer, self.workers, x, lo)
+        y = x[:0] if self.writer is None else output_block(self.writer, self.workers, x, lo)
         ranges_of: dict[object, Floats] = {}
         parts: dict[TensorSetting, BlockPart] = {}
         for group, (first, last) in zip(groups, needs, strict=True):
-            own, known, settings = x[first - lo : last - lo], group.known, group.settings
-            if known is None:
-                measured = [setting for setting in settings if setting.is_measured and not self.per_slice]
-                parts |= self._in_one_call(measured, own, y, first, block)
-                settings = [setting for setting in settings if setting not in parts]
-            if settings:
-                known = known or self._known(settings, ranges_of, (own, first))
-                all_rows = self._in_steps(known, group.layout, own, y, first, block)
-                for k, (setting, rows) in enumerate(zip(settings, all_rows, strict=True)):
-                    slices = None if group.known else known.slices(k, continues=first < block[0])
-                    parts[setting] = BlockPart(rows=rows, slices=slices)
-        self._finish(y, lo, block)
+            own, done = x[first - lo : last - lo], None
+            if group.is_one_call:
+                specs = [setting.spec for setting in group.settings]
+                done = self.workers.backend.fake_quantize_and_sum(
+                    own, y, first, start, stop, group.layout, specs, self.info.dtype.name,
+                    keep=self.writer is not None, total_bytes=self.total_bytes,
+                )  # fmt: skip
+            if done is None:
+                parts |= self._in_steps(group, own, y, first, block, ranges_of)
+                continue
+            for setting, sums in zip(group.settings, done, strict=True):
+                slices = block_slices(sums.ranges, sums.degenerate, None, continues=first < start)
+                parts[setting] = BlockPart(rows=sums.sums, slices=slices)
+        self.on_bytes((stop - start) * x.itemsize)
+        if self.writer is not None:
+            write_block(self.writer, self.info, y[start - lo : stop - lo], start)
         return parts
 
-    def _in_one_call(
-        self, settings: Sequence[TensorSetting], x: Stored, y: Stored, first: int, block: Block
-    ) -> dict[TensorSetting, BlockPart]:
-        """Measure, quantize and sum whole slices; returns nothing where that takes steps."""
-        if not settings:
-            return {}
-        specs, layout, dtype = [setting.spec for setting in settings], settings[0].layout, self.info.dtype.name
-        done = self.workers.backend.fake_quantize_and_sum(
-            x, y, first, *block, layout, specs, dtype, keep=self.writer is not None, total_bytes=self.total_bytes
-        )
-        return {
-            setting: part_of(sums, continues=first < block[0])
-            for setting, sums in zip(settings, done or (), strict=False)
-        }
-
     def _in_steps(
-        self, known: _Known, layout: Layout, x: Stored, y: Stored, first: int, block: Block
-    ) -> Sequence[NDArray[np.float64]]:
-        """Quantize and sum with known qparams; return the sums under each setting."""
-        backend, keep = self.workers.backend, self.writer is not None
+        self, group: _Group, x: Stored, y: Stored, first: int, block: Block, ranges_of: dict[object, Floats]
+    ) -> dict[TensorSetting, BlockPart]:
+        """Quantize and sum with the qparams of all slices, or with those of the slices `x`, from element `first` on."""
+        backend, keep, layout = self.workers.backend, self.writer is not None, group.layout
+        known = group.known or self._known(group.settings, ranges_of, (x, first))
         all_rows = backend.quantize_and_sum(
             x, y, first, *block, layout, known.params, keep=keep, total_bytes=self.total_bytes
         )
@@ -359,14 +339,10 @@ class TensorWork:
             whole, here, (params,) = y if keep else np.empty_like(x), (first, first + len(x)), known.params.each
             backend.quantize(x, whole, first, *here, layout, params)
             backend.sum_slices(x, whole, first, *here, layout, params, known.slice_rows)
-        return all_rows
-
-    def _finish(self, y: Stored, first: int, block: Block) -> None:
-        """Write the block's elements, of `y` from element `first` on, and report progress."""
-        start, stop = block
-        self.on_bytes((stop - start) * y.itemsize)
-        if self.writer is not None:
-            write_block(self.writer, self.info, y[start - first : stop - first], start)
+        return {
+            setting: BlockPart(rows=rows, slices=None if group.known else known.slices(k, continues=first < block[0]))
+            for k, (setting, rows) in enumerate(zip(group.settings, all_rows, strict=True))
+        }
 
 
 def _extremes(spec: QuantSpec, ranges: Floats) -> OverallRange | None:
