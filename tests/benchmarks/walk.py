@@ -1,10 +1,11 @@
 """The walk of one tensor: functions, files and frames of `qdq stats FILE --axis 0 --format none`, counted by a profile
 hook.
 
-    python tests/benchmarks/walk.py [--list] [--root FOLDER]
+    python tests/benchmarks/walk.py [--run] [--list] [--root FOLDER]
 
 The input is one F32 matrix, the first call is not counted (it compiles), and only functions of `qdqcli` are. Frames
 are the deepest stack of them; what is submitted to a thread runs in place, so that a stack has no gap.
+`--run` counts `qdq run` with the same options.
 `--root` counts another checkout, to compare.
 """
 
@@ -33,6 +34,7 @@ def main() -> None:
     """Print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="checkout to count")
+    parser.add_argument("--run", action="store_true", help="count `qdq run`")
     parser.add_argument("--list", action="store_true", help="print the functions in the order of their first call")
     arguments = parser.parse_args()
     sys.path.insert(0, str(arguments.root))
@@ -72,7 +74,9 @@ def main() -> None:
             if counted:
                 sys.setprofile(hook)
             with redirect_stdout(io.StringIO()):
-                code = run(["stats", str(file), "--axis", "0", "--format", "none", "--quiet"])
+                output = ["-o", str(Path(folder) / f"{counted}.safetensors")] if arguments.run else []
+                command = "run" if arguments.run else "stats"
+                code = run([command, str(file), *output, "--axis", "0", "--format", "none", "--quiet"])
             sys.setprofile(None)
             if code:
                 raise SystemExit(code)
