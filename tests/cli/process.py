@@ -1,6 +1,7 @@
 """`qdq` as a process of its own, where streams, signals, memory or imports matter."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -35,6 +36,18 @@ def run_process(
         timeout=PATIENCE,
         check=False,
     )
+
+
+def no_file_beyond(size: int, **changes: str) -> dict[str, Any]:
+    """Options of `run_process` with which every write beyond `size` bytes of a file fails, as on a full disk.
+
+    The process keeps no bytecode: Python would give its name to a file of that size, which no later process can load.
+    """
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return {"preexec_fn": limit, "env": environment(PYTHONDONTWRITEBYTECODE="1", **changes)}
 
 
 def heed_signals() -> None:

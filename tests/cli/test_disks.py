@@ -1,6 +1,5 @@
 """Disks that are full, out of inodes, read-only or limited: what is said, what is left, and that a run goes on."""
 
-import resource
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.process import PATIENCE, environment, run_process
+from tests.cli.process import PATIENCE, environment, no_file_beyond, run_process
 from tests.cli.test_output import contents
 from tests.cli.test_resume import partial_of
 from tests.conftest import Qdq
@@ -158,11 +157,7 @@ def test_a_limit_on_file_size(qdq: Qdq, tmp_path: Path, kind: str, share: float)
     else:
         write_safetensors(source, {"w": sample((250, 400))})
     limit = int(share * source.stat().st_size)
-
-    def set_limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    failed = run_process("run", source, "-o", output, *SETTINGS, preexec_fn=set_limit)
+    failed = run_process("run", source, "-o", output, *SETTINGS, **no_file_beyond(limit))
     assert failed.returncode == 4
     assert failed.stderr.startswith(f"error: {partial_of(output)}")
     assert failed.stderr.endswith(": File too large; raise the limit on file size (ulimit -f)\n")

@@ -1,7 +1,6 @@
 """Every way to fail: its exit code and its one line."""
 
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 import qdqcli
 from qdqcli.run import pipeline
-from tests.cli.process import environment, run_process
+from tests.cli.process import no_file_beyond, run_process
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
@@ -215,18 +214,9 @@ def test_a_folder_that_may_not_be_written_is_exit_code_4(qdq: Qdq, tiny: Path, t
     assert str(locked) in outcome.error
 
 
-def no_file_beyond(size: int) -> Any:
-    """For a child: every write beyond `size` fails, as on a full disk."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return limit
-
-
 def test_an_output_that_does_not_fit_is_exit_code_4_and_leaves_nothing(tmp_path: Path) -> None:
     source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((64, 1024))})
-    process = run_process("run", source, "-o", tmp_path / "out.safetensors", preexec_fn=no_file_beyond(100_000))
+    process = run_process("run", source, "-o", tmp_path / "out.safetensors", **no_file_beyond(100_000))
     assert process.returncode == 4
     assert process.stderr.startswith(f"error: {tmp_path / 'out.safetensors'}")
     assert "Traceback" not in process.stderr
@@ -236,7 +226,7 @@ def test_an_output_that_does_not_fit_is_exit_code_4_and_leaves_nothing(tmp_path:
 def test_a_report_that_does_not_fit_is_exit_code_4_and_leaves_the_old_one(tmp_path: Path) -> None:
     source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((6,))})
     (tmp_path / "r.json").write_text("old")
-    process = run_process("stats", source, "--report", tmp_path / "r.json", preexec_fn=no_file_beyond(500))
+    process = run_process("stats", source, "--report", tmp_path / "r.json", **no_file_beyond(500))
     assert process.returncode == 4
     assert process.stderr.startswith(f"error: {tmp_path / 'r.json'}: ")
     assert (tmp_path / "r.json").read_text() == "old"
@@ -259,8 +249,7 @@ def test_a_full_standard_error_does_not_change_the_exit_code(tiny: Path, argumen
 
 
 def test_a_full_disk_leaves_nothing_in_the_cache_of_kernels(tmp_path: Path) -> None:
-    cache = {"QDQ_CACHE_DIR": str(tmp_path / "cache")}
-    process = run_process("info", env=environment(**cache), preexec_fn=no_file_beyond(1000))
+    process = run_process("info", **no_file_beyond(1000, QDQ_CACHE_DIR=str(tmp_path / "cache")))
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "cache").is_dir()
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []

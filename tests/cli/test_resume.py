@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.cli import interrupted
-from tests.cli.process import PATIENCE, environment, run_process, start_process
+from tests.cli.process import PATIENCE, environment, no_file_beyond, run_process, start_process
 from tests.cli.test_output import contents
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
@@ -235,9 +234,7 @@ def test_a_limit_on_file_size_stops_a_run_that_goes_on_without_it(qdq: Qdq, tmp_
     folder, output = tmp_path / "model", tmp_path / "out"
     write_safetensors(folder / "a.safetensors", {"a": sample((100, 100))})
     write_safetensors(folder / "b.safetensors", {"b": sample((500, 500))})
-    first = run_process(
-        "run", folder, "-o", output, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-    )
+    first = run_process("run", folder, "-o", output, **no_file_beyond(200_000))
     assert first.returncode == 4
     assert first.stderr.startswith(f"error: {partial_of(output)}/result/b.safetensors: {os.strerror(27)}")
     assert "1 of 2 files are finished, --resume goes on from here" in first.stderr
@@ -250,10 +247,7 @@ def test_a_limit_on_file_size_stops_a_run_that_goes_on_without_it(qdq: Qdq, tmp_
 
 def test_a_report_that_cannot_be_written_is_made_up_for(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
     output, report = tmp_path / "out.safetensors", tmp_path / "report.json"
-    first = run_process(
-        "run", tiny, "-o", output, "--report", report, "--format", "none",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
-    )  # fmt: skip
+    first = run_process("run", tiny, "-o", output, "--report", report, "--format", "none", **no_file_beyond(6000))
     assert first.returncode == 4
     assert first.stderr.startswith(f"error: {report}: ")
     assert output.exists()
