@@ -28,12 +28,14 @@ class LineLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._is_named = False
+        """True once the file's name is on the disk."""
         with blame_output(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o666)
             try:
                 data = path.read_bytes()
-                self.lines, end = parse_lines(data)
+                self.lines, end = parse_lines(data) if data else ([], 0)
                 if end < len(data):
                     os.ftruncate(self._descriptor, end)
             except BaseException:
@@ -51,7 +53,9 @@ class LineLog:
         """Flush all lines and the file's name to disk."""
         with blame_output(self.path):
             os.fsync(self._descriptor)
-        sync_folder(self.path.parent)
+        if not self._is_named:
+            sync_folder(self.path.parent)
+            self._is_named = True
 
     def close(self) -> None:
         if self._descriptor >= 0:
