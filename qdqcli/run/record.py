@@ -7,7 +7,6 @@ write than a small tensor takes to measure.
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from math import isnan, nan
 from operator import attrgetter
@@ -28,22 +27,16 @@ _COUNTS, _EXTREMES, _EXPANSIONS = _names(int), _names(float), _names(tuple)
 _counts, _extremes, _expansions = attrgetter(*_COUNTS), attrgetter(*_EXTREMES), attrgetter(*_EXPANSIONS)
 
 
-@dataclass(kw_only=True)
-class _Numbers:
-    ints: list[int] = field(default_factory=list)
-    floats: list[float] = field(default_factory=list)
-
-
 def record_rows(rows: Sequence[Row]) -> JsonObject:
     """Return the rows as JSON values."""
-    numbers = _Numbers()
+    ints, floats = array("q"), array("d")
     channels = {}
     for i, row in enumerate(rows):
         if isinstance(row, TensorResult):
-            _write(row, numbers)
+            _write(row, ints, floats)
             if row.channels is not None:
                 channels[str(i)] = dict(row.channels)
-    packed = {"ints": _packed("q", numbers.ints), "floats": _packed("d", numbers.floats)}
+    packed = {"ints": b64encode(ints).decode(), "floats": b64encode(floats).decode()}
     return {"rows": len(rows)} | packed | ({"channels": channels} if channels else {})
 
 
@@ -73,14 +66,10 @@ def restore_rows(record: Parsed, plan: Plan, first: int, scale_bits: int) -> lis
     return rows
 
 
-def _packed(kind: str, numbers: Sequence[float]) -> str:
-    return b64encode(array(kind, numbers).tobytes()).decode()
-
-
-def _write(row: TensorResult, numbers: _Numbers) -> None:
-    ints, floats, sums = numbers.ints, numbers.floats, row.sums
+def _write(row: TensorResult, ints: "array[int]", floats: "array[float]") -> None:
+    sums = row.sums
     expansions = _expansions(sums)
-    ints += (row.num_slices, row.num_zero_slices)
+    ints.extend((row.num_slices, row.num_zero_slices))
     ints.extend(_counts(sums))
     ints.extend(map(len, expansions))
     floats.append(nan if row.input_min is None else row.input_min)
