@@ -94,7 +94,7 @@ def _check_disk(output: Path) -> None:
     Raises:
         UsageError: OUTPUT is one of these.
     """
-    if not output.is_symlink() and real_path(output) in mount_points(output):
+    if os.path.lexists(output) and not output.is_symlink() and real_path(output) in mount_points(output):
         raise UsageError(
             f"{show_path(output)}: is a mount point, whose name cannot be given to another folder or file; give a new "
             "name in it"
@@ -109,10 +109,11 @@ def _check_apart(checkpoint: Checkpoint, outputs: Sequence[Path]) -> None:
     """Refuse outputs that are, contain or are inside an input, through links of any kind."""
     protected = _protected_ids(checkpoint) if ids_of(outputs) else set()
     for output in outputs:
-        lies_in = {found for path in (output, real_path(output)) for found in ids_above(path)}
-        if checkpoint.is_folder and file_id(checkpoint.path) in lies_in:
-            raise UsageError(f"{show_path(output)}: lies in the input {show_path(checkpoint.path)}; choose another")
-        if file_id(output) in protected:
+        if checkpoint.is_folder:
+            lies_in = {found for path in (output, real_path(output)) for found in ids_above(path)}
+            if file_id(checkpoint.path) in lies_in:
+                raise UsageError(f"{show_path(output)}: lies in the input {show_path(checkpoint.path)}; choose another")
+        if protected and file_id(output) in protected:
             raise UsageError(f"{show_path(output)}: is or holds the input {show_path(checkpoint.path)}; choose another")
 
 
@@ -130,8 +131,10 @@ def _check_space(checkpoints: Sequence[Checkpoint], output: Path, partial: Path)
     needed = sum(shard.output_bytes for checkpoint in checkpoints for shard in checkpoint.shards)
     for side_file in (side_file for checkpoint in checkpoints for side_file in checkpoint.side_files):
         needed += side_file.identity().size
-    free = free_bytes(output.parent)
-    if free is not None and free + _bytes_on_disk(partial) < needed:
+    with blame_output(output.parent):
+        usage = shutil.disk_usage(output.parent)
+    free = usage.free
+    if free < needed and usage.total and free + _bytes_on_disk(partial) < needed:  # some file systems report nothing
         raise OutputError(
             f"{show_path(output)}: needs {show_size(needed)} but the disk has {show_size(free)} free; "
             "free some space or choose an OUTPUT on another disk"
@@ -146,10 +149,3 @@ def _bytes_on_disk(folder: Path) -> int:
             with suppress(OSError):
                 total += 512 * (Path(parent) / name).lstat().st_blocks
     return total
-
-
-def free_bytes(folder: Path) -> int | None:
-    """Return the free bytes on the folder's disk; None if the file system does not report them."""
-    with blame_output(folder):
-        usage = shutil.disk_usage(folder)
-    return usage.free if usage.total else None

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 def mount_points(root: Path) -> list[Path]:
@@ -15,10 +16,7 @@ def mount_points(root: Path) -> list[Path]:
     except OSError:
         found = [Path(real), *(Path(parent, name) for parent, folders, _ in os.walk(real) for name in folders)]
         return [path for path in found if os.path.ismount(path)]
-    listed = (_unescape(line.split(b" ")[4]) for line in lines)
+    # Spaces, tabs, newlines and backslashes are written as `\040` and the like.
+    fields = (line.split(b" ")[4] for line in lines)
+    listed = (os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)) for field in fields)
     return [Path(path) for path in listed if f"{path}/".startswith(f"{real.rstrip('/')}/")]
-
-
-def _unescape(field: bytes) -> str:
-    r"""Decode spaces, tabs, newlines and backslashes, written as `\040` and the like."""
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))

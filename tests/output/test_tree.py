@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -421,7 +422,7 @@ def test_output_needs_a_name(tmp_path: Path, output: str) -> None:
 
 
 def test_too_little_space_is_found_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "free_bytes", lambda _: 100)
+    monkeypatch.setattr(placement.shutil, "disk_usage", lambda _: SimpleNamespace(total=1000, free=100))
     checkpoint = open_checkpoint(model_folder(tmp_path / "in"))
     needed = sum(len(data) for data in contents(tmp_path / "in").values())
     with pytest.raises(OutputError, match=f"out: needs {needed} bytes but the disk has 100 bytes free"):
