@@ -47,6 +47,7 @@ def grad(call: Call, /, gradients: str, input_: str, output: Path, overwrite: bo
     # Imported late: NumPy and Numba, which --help does not need.
     from qdqcli.output.tree import output_tree
     from qdqcli.run.digest import digest_output
+    from qdqcli.run.fingerprint import digests_of_decisions
     from qdqcli.run.gradient import differentiate
     from qdqcli.run.provenance import Provenance
 
@@ -61,8 +62,9 @@ def grad(call: Call, /, gradients: str, input_: str, output: Path, overwrite: bo
     with tree, workers_of(call) as workers:
         summaries = differentiate(plans, checkpoints[1], workers, tree)
         if tree.is_folder:
-            made = Provenance(command="grad", plans=plans, inputs=checkpoints, settings=request.settings)
-            digests = digest_output(tree.result, tree.names(), workers)
+            decisions = digests_of_decisions(plans)
+            made = Provenance(command="grad", inputs=checkpoints, decisions=decisions, settings=request.settings)
+            digests = digest_output(tree.result, tree.names, workers)
             tree.write_marker(made.text(tree, digests, total_of(summaries), workers))
         tree.commit()
     if call.report.format_name == "json":

@@ -241,6 +241,5 @@ class _Outputs:
 
 def tree_in_words(tree: "OutputTree") -> str:
     """Return OUTPUT and its size in words."""
-    names = list(tree.names()) if tree.is_folder else []
-    files = f"{counted(len(names), 'file')}, " if tree.is_folder else ""
+    files = f"{counted(len(tree.names), 'file')}, " if tree.is_folder else ""
     return f"{show_path(tree.output)} ({files}{size_text(tree.written_bytes())})"

@@ -44,7 +44,7 @@ class LineLog:
 
     def append(self, line: str) -> None:
         """Append one line in a single write: after a kill it is complete or torn."""
-        data = line_of(line)
+        data = line_of(line.encode())
         with blame_output(self.path):
             if os.write(self._descriptor, data) != len(data):
                 raise OutputError(f"{show_path(self.path)}: a line was cut short; the disk may be full")
@@ -83,7 +83,7 @@ def begin_log(path: Path, lines: Sequence[str]) -> None:
         from qdqcli.output.remote_log import FIRST
 
         path = path / FIRST
-    write_file(path, map(line_of, lines), replaces=False)
+    write_file(path, (line_of(line.encode()) for line in lines), replaces=False)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -96,12 +96,8 @@ def read_lines(path: Path) -> list[str]:
         return []
 
 
-def line_of(text: str) -> bytes:
-    """Return the bytes of a line of a log."""
-    return _with_checksum(text.encode())
-
-
-def _with_checksum(text: bytes) -> bytes:
+def line_of(text: bytes) -> bytes:
+    """Return a line of a log: the text behind its checksum."""
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
@@ -111,7 +107,7 @@ def parse_lines(data: bytes) -> tuple[list[str], int]:
     end = 0
     for line in data.splitlines(keepends=True):
         text = line[9:-1]
-        if line != _with_checksum(text):
+        if line != line_of(text):
             break
         lines.append(text.decode())
         end += len(line)

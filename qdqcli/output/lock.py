@@ -39,6 +39,8 @@ class FolderLock:
     """
 
     NAME = "lock"
+    CLAIM = "lock."
+    """Prefix of the names of claims."""
 
     def __init__(self, folder: Path, *, break_lock: bool = False, is_shared: bool = False) -> None:
         self._folder = folder
@@ -52,11 +54,6 @@ class FolderLock:
                 return
         raise UsageError(f"{show_path(folder)}: other runs keep making and removing it; choose another OUTPUT")
 
-    @classmethod
-    def owns(cls, name: str) -> bool:
-        """Tell whether a file of this name in the folder belongs to the lock."""
-        return name == cls.NAME or name.startswith(f"{cls.NAME}.")
-
     def release(self) -> None:
         """Release the lock."""
         if self._claim is not None:
@@ -67,8 +64,10 @@ class FolderLock:
     def remove(self) -> None:
         """Remove the emptied folder, then release the lock."""
         with suppress(OSError):  # another process may have started to use it
-            if all(map(self.owns, os.listdir(self._folder))):  # noqa: PTH208 - names are enough
-                self._remove_claims()
+            claims = {*os.listdir(self._folder)} - {self.NAME}  # noqa: PTH208 - names are enough
+            if all(name.startswith(self.CLAIM) for name in claims):
+                if claims:
+                    self._remove_claims()
                 (self._folder / self.NAME).unlink()
                 self._folder.rmdir()
         os.close(self._descriptor)
@@ -90,9 +89,13 @@ class FolderLock:
             has_flock = self._flock(descriptor)
             try:
                 # A lock on a file that its last holder has unlinked excludes nobody.
-                is_held = path.stat().st_ino == os.fstat(descriptor).st_ino and (
-                    self._settle_claims() if has_flock else self._make_claim(is_new=is_new)
-                )
+                is_held = path.stat().st_ino == os.fstat(descriptor).st_ino
+                if is_held and not has_flock:
+                    is_held = self._make_claim(is_new=is_new)
+                elif is_held and (claims := self._claims()):
+                    # Of processes without `flock`: the last one is respected; without a claim they stay out.
+                    self._check_free(claims[max(claims)])
+                    self._remove_claims()
             except FileNotFoundError:
                 return None
             except OSError as error:
@@ -147,26 +150,18 @@ class FolderLock:
             return False
         return True
 
-    def _settle_claims(self) -> bool:
-        """Respect the last claim of processes without `flock`, then remove all: without a claim they stay out."""
-        claims = self._claims()
-        if claims:
-            self._check_free(claims[max(claims)])
-            self._remove_claims()
-        return True
-
     def _make_claim(self, *, is_new: bool) -> bool:
         """Create the next claim; return False if another process was faster."""
         before = self._claims()
         if self._is_shared:
             self._check_free(before[max(before)] if before else _FREE)
             if not before:
-                (self._folder / f"{self.NAME}.1").write_text(_FREE)  # a later process may claim the folder alone
+                (self._folder / f"{self.CLAIM}1").write_text(_FREE)  # a later process may claim the folder alone
             return True
         if before or not is_new:  # a folder without claims belongs to a process with `flock`
             self._check_free(before[max(before)] if before else "")
         number = max(before, default=0) + 1
-        claim = self._folder / f"{self.NAME}.{number}"
+        claim = self._folder / f"{self.CLAIM}{number}"
         try:
             descriptor = os.open(claim, _FLAGS | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -189,13 +184,13 @@ class FolderLock:
 
     def _claims(self) -> dict[int, str]:
         """Return the content of each claim, by its number."""
-        paths = {path.suffix[1:]: path for path in self._folder.glob(f"{self.NAME}.*")}
+        paths = {path.suffix[1:]: path for path in self._folder.glob(f"{self.CLAIM}*")}
         return {int(number): path.read_text(errors="replace") for number, path in paths.items() if number.isdecimal()}
 
     def _remove_claims(self, but: int | None = None) -> None:
         for number in self._claims():
             if number != but:
-                (self._folder / f"{self.NAME}.{number}").unlink()
+                (self._folder / f"{self.CLAIM}{number}").unlink()
 
     def _check_free(self, claim: str) -> None:
         """Refuse a claim that is, or may be, held; an empty one is just being created, or its creation failed."""

@@ -35,7 +35,7 @@ class RemoteLog:
         """Append one line."""
         target = self._path / f"{self._num_written:08}"
         with blame_output(self._path):
-            target.store.put(target, line_of(line))
+            target.store.put(target, line_of(line.encode()))
         self._num_written += 1
 
     def sync(self) -> None:

@@ -10,6 +10,7 @@ unfinished are aborted by the next. `--overwrite` removes the old output first.
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Self
 
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path
@@ -43,33 +44,31 @@ class RemoteTree(OutputTree):
                 f"{show_path(self.output)}: parts do not replace an OUTPUT in a store, where old files would be seen "
                 "among new ones; remove it first, or choose another OUTPUT"
             )
-        check_kind(self._checkpoints, self.output)
-        for checkpoint in (*self._checkpoints, *protected):
+        check_kind(self.checkpoints, self.output)
+        for checkpoint in (*self.checkpoints, *protected):
             path = checkpoint.path
             if path == self.output or path in self.output.parents or self.output in path.parents:
                 raise UsageError(f"{show_path(self.output)}: is, holds or lies in the input {show_path(path)}")
         self._check_free()
 
-    @property
-    def result(self) -> Path:
-        return self.output
-
-    def begin(self) -> None:
+    def __enter__(self) -> Self:
         if self._is_part:
             check_unlocked(self.partial / FolderLock.NAME, break_lock=self._break_lock)
             self._check_free()
-            return
+            return self
         self._lock = RemoteLock(self.partial / FolderLock.NAME, break_lock=self._break_lock)
         with ExitStack() as undo:
             undo.callback(self.suspend)
             self._check_free()
-            self._is_kept = self._has_journal()
-            if not self._resume:
+            is_interrupted = self._has_journal()
+            if self.resumes:
+                self.is_kept = is_interrupted
+            else:
                 self._clear()
                 num_bytes = self._sweep()
-                self.discarded_bytes = num_bytes if self._is_kept else None
-                self._is_kept = False
+                self.discarded_bytes = num_bytes if is_interrupted else None
             undo.pop_all()
+        return self
 
     def check_unused(self) -> None: ...
 
@@ -87,9 +86,10 @@ class RemoteTree(OutputTree):
         Raises:
             UsageError: OUTPUT is there, and no journal says that a run was interrupted while it built it.
         """
-        if self._resume and not self.may_replace and self._existing():
+        if not self.may_replace and self._existing():
             raise other_output(self.output, "holds other files")
         self._clear()
+        self._sweep()
 
     def sweep(self, but: Collection[Path] = ()) -> None:
         """Remove an earlier run's output except `but`, and its unfinished uploads."""
@@ -150,7 +150,7 @@ class RemoteTree(OutputTree):
 
     def _hide(self) -> None:
         """Remove the indexes of an output that is not complete or was found damaged; all, if no run can go on."""
-        if not self._is_kept:
+        if not self.is_kept:
             self.sweep()
             return
         with blame_output(self.output):
@@ -167,7 +167,7 @@ class RemoteTree(OutputTree):
                 raise UsageError(f"{show_path(self.output)}: is a file, the output is a folder; choose another OUTPUT")
             if not self.is_folder and store.has_below(self.output):
                 raise UsageError(f"{show_path(self.output)}: is a folder, the output is a file; choose another OUTPUT")
-        if not (self.may_replace or self._resume) and self._existing() and not self._has_journal():
+        if not (self.may_replace or self.resumes) and self._existing() and not self._has_journal():
             raise UsageError(
                 f"{show_path(self.output)}: exists; choose another OUTPUT or pass --overwrite to replace it"
             )
@@ -197,7 +197,7 @@ class RemoteTree(OutputTree):
         if not self.is_folder:
             return {"."}
         earlier = (Path(name) for name in (marked_files(self.output) if self.may_replace else ()))
-        own = [*self.names(), Path(MARKER), *(name for name in earlier if ".." not in name.parts)]
+        own = [*self.names, Path(MARKER), *(name for name in earlier if ".." not in name.parts)]
         return {name.as_posix() for name in own}
 
     def _existing(self) -> dict[RemotePath, int]:

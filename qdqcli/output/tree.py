@@ -44,6 +44,7 @@ JOURNAL = "journal"
 """Name of the journal in the partial folder."""
 TOKEN = "run-"
 """Prefix of the names of tokens in the partial folder, see `OutputTree.token_path`."""
+_MARKER = Path(MARKER)
 _ROWS = "rows"
 _NAME_BYTES = 255
 """Limit on a name in common file systems."""
@@ -64,9 +65,8 @@ class OutputTree:
     One file becomes a file, one folder a folder of the same layout, several inputs a folder with one entry each, named
     after the last component of the input's path. `protected` are inputs that are not part of OUTPUT but are protected
     from it like the others. `break_lock` is passed to `FolderLock`. `is_part`: several processes build at once and
-    none commits. The constructor only checks. Entering the context
-    starts the build; leaving removes the partial folder, unless an error ends a run that called `keep`. `create` is
-    thread-safe, the other methods are not.
+    none commits. The constructor only checks. Entering the context starts the build; leaving removes the partial
+    folder, unless an error ends a run that set `is_kept`. `create` is thread-safe, the other methods are not.
 
     Raises:
         UsageError: OUTPUT exists and `overwrite` is false; is, contains or is inside an input; has no parent folder;
@@ -88,12 +88,21 @@ class OutputTree:
         break_lock: bool = False,
         is_part: bool = False,
     ) -> None:
-        check_names(checkpoints)
+        if len(checkpoints) != 1:
+            check_names(checkpoints)
         self.output, self.partial = output_paths(output)
-        self._checkpoints = checkpoints
+        self.result = self.output if self.is_remote else self.partial / "result"
+        """Path of the built file or folder: OUTPUT itself once it is committed."""
+        self.journal_path = self.partial / JOURNAL
+        """Path of the journal, from which a later run resumes; removed with the partial folder."""
+        self.token_path = self.partial / f"{TOKEN}{secrets.token_hex(8)}"
+        """Path of the file without which other processes add no shard for this run."""
+        self._replaced = self.partial / "replaced"
+        self.checkpoints = checkpoints
         self.may_replace = overwrite
         """True if an existing OUTPUT may be replaced."""
-        self._resume = resume
+        self.resumes = resume
+        """True if the run goes on with an earlier one."""
         self._break_lock = break_lock
         self._is_part = is_part
         self.is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
@@ -103,66 +112,78 @@ class OutputTree:
         """True if the result has OUTPUT's name."""
         self.has_written = False
         """True if this run committed OUTPUT."""
-        self._is_kept = False
+        self.is_kept = False
+        """True if the partial folder stays for a resuming run where an error ends this one."""
         self.discarded_bytes: int | None = None
         """Bytes of an interrupted run's files that were removed when this one began; None where there was none."""
-        self.token_path = self.partial / f"{TOKEN}{secrets.token_hex(8)}"
-        """Path of the file without which other processes add no shard for this run."""
-        self._made: set[Path] = set()
-        """Folders of the result that exist."""
-        self.notes = list(_marker_notes(checkpoints))
+        self._made = {self.partial}
+        """Folders that exist."""
+        self._entries = {
+            id(checkpoint): Path(entry_name(checkpoint)) if len(checkpoints) > 1 else Path()
+            for checkpoint in checkpoints
+        }
+        """The file or folder that each input becomes, relative to the result."""
+        self.notes: list[Note] = []
         """Notes for the user on OUTPUT."""
+        self.side_files: list[tuple[Checkpoint, SideFile, Path]] = []
+        """Each side file that is copied, with its input and its name in the result; indexes after the others."""
+        self.names: list[Path] = []
+        """Files of the result, relative to it, without the marker."""
+        self._list_files()
         self._check_target(protected)
         if overwrite:
             self._check_replaced(self.output)
 
-    def _check_target(self, protected: Sequence[Checkpoint]) -> None:
-        may_exist = self.may_replace or self._resume
-        check_placement(self._checkpoints, self.output, self.partial, protected=protected, may_exist=may_exist)
+    def _list_files(self) -> None:
+        """List the files of the result, and note which inputs a run wrote."""
+        for checkpoint, entry in zip(self.checkpoints, self._entries.values(), strict=True):
+            self.names += [entry / shard.output_name if checkpoint.is_folder else entry for shard in checkpoint.shards]
+            for side_file in sorted(checkpoint.side_files, key=lambda side_file: is_index(side_file.name.name)):
+                if side_file.name == _MARKER:  # it describes another run's files
+                    self.notes.append(_marker_note(side_file))
+                else:
+                    self.side_files.append((checkpoint, side_file, entry / side_file.name))
+                    self.names.append(entry / side_file.name)
 
-    @property
-    def journal_path(self) -> Path:
-        """Path of the journal, from which a later run resumes; removed with the partial folder."""
-        return self.partial / JOURNAL
+    def _check_target(self, protected: Sequence[Checkpoint]) -> None:
+        may_exist = self.may_replace or self.resumes
+        check_placement(self.checkpoints, self.output, self.partial, protected=protected, may_exist=may_exist)
 
     def rows_path(self, index: int) -> Path:
         """Return the path of the rows that another process writes beside the shard at `index`."""
         return self.partial / _ROWS / f"{index}.json"
 
-    @property
-    def result(self) -> Path:
-        """Path of the built file or folder: OUTPUT itself once it is committed."""
-        return self.output if self.is_committed else self.partial / "result"
-
-    def begin(self) -> None:
+    def __enter__(self) -> Self:
         """Create the partial folder and lock it; remove stale content, unless the run resumes."""
         self._lock = FolderLock(self.partial, break_lock=self._break_lock, is_shared=self._is_part)
         with ExitStack() as undo:
-            if self._is_part:
-                undo.callback(self.suspend)
+            undo.callback(self.suspend if self._is_part or self.resumes else self.abort)
+            if (self.partial / FolderLock.NAME.upper()).exists():
                 self._check_case()
-                self._check_free()
-                undo.pop_all()
-                return
-            undo.callback(self.suspend if self._resume else self.abort)
-            self._check_case()
-            self._restore_replaced()
-            self._check_removable()
+            with blame_output(self.partial):
+                has_earlier = not self._is_part and os.listdir(self.partial) != [FolderLock.NAME]  # noqa: PTH208
+            if has_earlier:
+                self._restore_replaced()
+                self._check_removable()
             self._check_free()  # another run may have finished since the check before the lock
-            if self._resume:
-                self._is_kept = self.journal_path.exists()
-            else:
-                is_interrupted = self.journal_path.exists()
-                num_bytes = self._clear()
-                self.discarded_bytes = num_bytes if is_interrupted else None
+            if has_earlier:
+                self._take_over()
             undo.pop_all()
+        return self
+
+    def _take_over(self) -> None:
+        """Keep what an earlier run left for this one to go on with, or remove it."""
+        is_interrupted = self.journal_path.exists()
+        if self.resumes:
+            self.is_kept = is_interrupted
+        else:
+            num_bytes = self._clear()
+            self.discarded_bytes = num_bytes if is_interrupted else None
 
     def _check_case(self) -> None:
-        """Refuse names that differ only in case on a case-insensitive disk, before anything is written."""
-        if not (self.partial / FolderLock.NAME.upper()).exists():
-            return
+        """Refuse names that differ only in case, before anything is written on a disk that does not tell them apart."""
         seen: dict[str, Path] = {}
-        for name in [*self.names(), Path(MARKER)]:
+        for name in [*self.names, _MARKER]:
             other = seen.setdefault(name.as_posix().casefold(), name)
             if other != name:
                 raise UsageError(
@@ -187,19 +208,15 @@ class OutputTree:
 
     def sweep(self, but: Collection[Path] = ()) -> None:
         """Remove an earlier run's output files except `but`, which this run continues."""
-        own = [self.result / name for name in [*self.names(), Path(MARKER)]]
+        own = [self.result / name for name in [*self.names, _MARKER]]
         for path in [*own, *self.result.rglob(TEMPORARY_PATTERN)]:
             if path not in but and path.is_file():
                 with _removing(path):
                     path.unlink(missing_ok=True)
 
-    def keep(self) -> None:
-        """From now on, keep the partial folder for a resuming run if an error ends this one."""
-        self._is_kept = True
-
     def shard_path(self, checkpoint: Checkpoint, shard: Shard) -> Path:
         """Return the path of the shard's output until `commit`; a file there is complete."""
-        target = self._target(checkpoint)
+        target = self.result / self._entries[id(checkpoint)]
         return target / shard.output_name if checkpoint.is_folder else target
 
     def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:
@@ -219,7 +236,8 @@ class OutputTree:
     ) -> ShardWriter:
         """Create or continue the file that replaces the shard; `reader` comes from `shard.open`."""
         path = self.shard_path(checkpoint, shard)
-        self._make_folder(checkpoint, path.parent)
+        if path.parent not in self._made:
+            self._make_folder(checkpoint, path.parent)
         return shard.create(path, reader, unfinished.name if unfinished is not None else None)
 
     def discard(self, checkpoint: Checkpoint, shard: Shard) -> None:
@@ -238,40 +256,27 @@ class OutputTree:
         _make_folder(self.rows_path(0).parent)
         with blame_output(self.token_path):
             self.token_path.touch()
-        for checkpoint in self._checkpoints:
+        for checkpoint in self.checkpoints:
             for shard in checkpoint.shards:
                 self._make_folder(checkpoint, self.shard_path(checkpoint, shard).parent)
 
     def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Copy the side files, following links. `on_chunk` is called often and may raise to stop."""
-        for checkpoint in self._checkpoints:
-            for side_file in _copied(checkpoint):
-                target = self._target(checkpoint) / side_file.name
+        for checkpoint, side_file, name in self.side_files:
+            target = self.result / name
+            if target.parent not in self._made:
                 self._make_folder(checkpoint, target.parent)
-                copy_file(side_file.open(), target, on_chunk)
-
-    def side_files(self) -> Iterator[tuple[SideFile, Path]]:
-        """Yield each side file and the path of its copy."""
-        for checkpoint in self._checkpoints:
-            target = self._target(checkpoint)
-            yield from ((side_file, target / side_file.name) for side_file in _copied(checkpoint))
-
-    def names(self) -> Iterator[Path]:
-        """Yield the files of the result, relative to it."""
-        for checkpoint in self._checkpoints:
-            entry = self._entry_of(checkpoint)
-            for shard in checkpoint.shards:
-                yield entry / shard.output_name if checkpoint.is_folder else entry
-            yield from (entry / side_file.name for side_file in _copied(checkpoint))
+            copy_file(side_file.open(), target, on_chunk)
 
     def commit(self) -> None:
         """Give the result its name. Its files are flushed already; this flushes the folders and the name."""
-        self.disown()
+        if (self.partial / _ROWS).exists():
+            self.disown()
         self._check_free()
         if self.may_replace:
             self._check_replaced(self.output)
         if self.is_folder:
-            own = {*self.names(), Path(MARKER)}
+            own = {*self.names, _MARKER}
             for name in sorted({*files_below(self.result)} - own):
                 raise OutputError(
                     f"{show_path(self.result / name)}: is no part of the output; remove {show_path(self.partial)} and "
@@ -279,23 +284,27 @@ class OutputTree:
                 )
             for folder, _, _ in os.walk(self.result):
                 sync_folder(Path(folder))
-        if self._resume and not self.may_replace and os.path.lexists(self.output):
+        exists = os.path.lexists(self.output)
+        if exists and self.resumes and not self.may_replace:
             self._check_same()
         else:
             with blame_output(self.output):
                 try:
-                    self._put_in_place()
+                    if exists:
+                        self._replace()
+                    else:
+                        rename_new(self.result, self.output)
                 except FileExistsError as error:
                     raise UsageError(
                         f"{show_path(self.output)}: exists: another process made it meanwhile; choose another OUTPUT "
                         "or pass --overwrite to replace it"
                     ) from error
             self.has_written = True
-        self.is_committed = True
+        self.accept()
         sync_folder(self.output.parent)
 
     def _check_free(self) -> None:
-        check_free(self.output, is_folder=self.is_folder, may_exist=self.may_replace or self._resume)
+        check_free(self.output, is_folder=self.is_folder, may_exist=self.may_replace or self.resumes)
 
     @property
     def provenance_path(self) -> Path:
@@ -308,36 +317,38 @@ class OutputTree:
         Raises:
             UsageError: it exists, and the run neither overwrites nor resumes.
         """
-        check_free(self.provenance_path, is_folder=False, may_exist=self.may_replace or self._resume)
+        check_free(self.provenance_path, is_folder=False, may_exist=self.may_replace or self.resumes)
 
     def write_marker(self, text: str) -> None:
         """Write a folder's marker, readable only where every input is."""
-        modes = [_mode_of(checkpoint.path) for checkpoint in self._checkpoints]
+        modes = [_mode_of(checkpoint.path) for checkpoint in self.checkpoints]
         with OutputFile(self.result / MARKER, mode=reduce(and_, modes)) as file:
             file.write(memoryview(text.encode()), 0)
             file.commit()
 
     def may_be_finished(self) -> bool:
         """Tell, when resuming, whether OUTPUT exists with all its files and no work is left."""
-        if not self._resume or self._has_journal() or not self.output.exists():
+        if self._has_journal() or not self.output.exists():
             return False
-        marker = [Path(MARKER)] if self.is_folder else []
-        return sorted(files_below(self.output)) == sorted([*self.names(), *marker])
+        marker = [_MARKER] if self.is_folder else []
+        return sorted(files_below(self.output)) == sorted([*self.names, *marker])
 
     def _has_journal(self) -> bool:
         """Tell whether there is a run to go on with."""
         return self.journal_path.exists()
 
     def accept(self) -> None:
-        """Accept the existing OUTPUT as the result: it was found to be equal."""
-        self.is_committed = True
+        """Take OUTPUT for the result: it has been committed, or was found to be equal."""
+        self.is_committed, self.result = True, self.output
 
     def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:
         """Tell, when resuming a fully built run, whether OUTPUT is its result, already committed."""
-        self.is_committed = True  # if so, `result` holds what OUTPUT replaced
-        self.is_committed = os.path.lexists(self.output) and all(
-            self.identity_of(checkpoint, shard) == identity for checkpoint, shard, identity in finished
-        )
+        built = self.result
+        self.accept()  # if so, `built` holds what OUTPUT replaced
+        if not os.path.lexists(self.output) or any(
+            self.identity_of(checkpoint, shard) != identity for checkpoint, shard, identity in finished
+        ):
+            self.is_committed, self.result = False, built
         return self.is_committed
 
     def suspend(self) -> None:
@@ -348,49 +359,41 @@ class OutputTree:
 
     def abort(self) -> None:
         """Remove the partial folder; a no-op after `suspend`."""
-        if self._lock is not None:
-            with suppress(OutputError):  # report the original error
-                self._clear()
-            self._lock.remove()
-            self._lock = None
+        with suppress(OutputError):  # report the original error
+            self._remove()
 
-    def __enter__(self) -> Self:
-        self.begin()
-        return self
+    def _remove(self) -> None:
+        if self._lock is not None:
+            try:
+                self._clear()
+            finally:
+                self._lock.remove()
+                self._lock = None
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._is_part or (kind is not None and self._is_kept):
+        if self._is_part or (kind is not None and self.is_kept):
             self.suspend()
-            return
-        try:
-            if self.is_committed and kind is None:
+        elif kind is None and self.is_committed:
+            if os.path.lexists(self._replaced):
                 self._check_removable()
-                self._clear()
-        finally:
+            self._remove()
+        else:
             self.abort()
 
     def written_bytes(self) -> int:
         """Return the bytes of the files of OUTPUT."""
-        return sum((self.output / name).stat().st_size for name in self.names())
+        return sum((self.output / name).stat().st_size for name in self.names)
 
     def _clear(self, but: str = "") -> int:
         """Remove what the partial folder holds, see `_empty`."""
-        self._made.clear()
         return _empty(self.partial, but)
-
-    def _entry_of(self, checkpoint: Checkpoint) -> Path:
-        """Return the file or folder that an input becomes, relative to the result."""
-        return Path(entry_name(checkpoint)) if len(self._checkpoints) > 1 else Path()
-
-    def _target(self, checkpoint: Checkpoint) -> Path:
-        return self.result / self._entry_of(checkpoint)
 
     def _make_folder(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Create a folder of the output and its parents; a copy of an input's folder is not more readable than it."""
         if folder in self._made:
             return
         self._made.add(folder)
-        target = self._target(checkpoint)
+        target = self.result / self._entries[id(checkpoint)]
         if not checkpoint.is_folder or not folder.is_relative_to(target):
             _make_folder(folder)
             return
@@ -400,13 +403,9 @@ class OutputTree:
             self._make_folder(checkpoint, folder.parent)
         _make_folder(folder, _mode_of(checkpoint.path / folder.relative_to(target)))
 
-    @property
-    def _replaced(self) -> Path:
-        return self.partial / "replaced"
-
     def _check_replaced(self, folder: Path) -> None:
         """Refuse to remove files that are neither in the new output nor written by an earlier run."""
-        check_replaced(folder, {*self.names(), Path(MARKER)})
+        check_replaced(folder, {*self.names, _MARKER})
 
     def _check_removable(self) -> None:
         """Refuse to remove the replaced OUTPUT, and keep it, if someone has added files to it since."""
@@ -416,11 +415,9 @@ class OutputTree:
             self.suspend()
             raise
 
-    def _put_in_place(self) -> None:
-        """Give the result its name: a free one, that of a file, or that of a folder, by exchange."""
-        if not os.path.lexists(self.output):
-            rename_new(self.result, self.output)
-        elif not self.is_folder:
+    def _replace(self) -> None:
+        """Give the result the name of an existing file, or of a folder, by exchange."""
+        if not self.is_folder:
             self.result.rename(self.output)
         elif exchange(self.result, self.output):
             try:
@@ -450,7 +447,7 @@ class OutputTree:
             elif first_difference(self.result / file, self.output / file) is not None:
                 what = "has other bytes than the result"
             if what is not None:
-                self._is_kept = False
+                self.is_kept = False
                 raise other_output(self.output / file, what)
 
     def _restore_replaced(self) -> None:
@@ -537,23 +534,15 @@ def check_names(checkpoints: Sequence[Checkpoint]) -> None:
             )
 
 
-def _copied(checkpoint: Checkpoint) -> list[SideFile]:
-    """Return the side files of an output, indexes last; a marker describes another run's files."""
-    copied = [side_file for side_file in checkpoint.side_files if side_file.name != Path(MARKER)]
-    return sorted(copied, key=lambda side_file: is_index(side_file.name.name))
-
-
-def _marker_notes(checkpoints: Sequence[Checkpoint]) -> Iterator[Note]:
-    """Yield notes on inputs that a run wrote.
+def _marker_note(side_file: SideFile) -> Note:
+    """Return the note on an input that a run wrote.
 
     Raises:
-        UsageError: a file has the marker's name.
+        UsageError: the file has the marker's name, and no run wrote it.
     """
-    for side_file in (side_file for checkpoint in checkpoints for side_file in checkpoint.side_files):
-        if side_file.name == Path(MARKER):
-            if read_marker(side_file.path) is None:
-                raise UsageError(f"{show_path(side_file.path)}: has the name of a file that OUTPUT gets; rename it")
-            yield Note.of(NoteKind.SIMULATED, show_path(side_file.path))
+    if read_marker(side_file.path) is None:
+        raise UsageError(f"{show_path(side_file.path)}: has the name of a file that OUTPUT gets; rename it")
+    return Note.of(NoteKind.SIMULATED, show_path(side_file.path))
 
 
 def other_output(path: Path, what: str) -> UsageError:
@@ -597,11 +586,12 @@ def _empty(partial: Path, but: str = "") -> int:
     """
     for mounted in mount_points(partial):
         raise OutputError(f"{show_path(mounted)}: is a mount point in a folder that is to be removed; unmount it")
-    _disown(partial)
+    if (partial / _ROWS).exists():
+        _disown(partial)
     num_bytes = 0
     with _removing(partial):
         for path in partial.iterdir():
-            if path.name == but or FolderLock.owns(path.name):
+            if path.name in (but, FolderLock.NAME) or path.name.startswith(FolderLock.CLAIM):
                 continue
             if path.is_dir() and not path.is_symlink():
                 removed = path.rename(temporary_of(path))

@@ -13,7 +13,7 @@ from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.plan import Plan, checkpoints_of
 from qdqcli.result.result import Row
 from qdqcli.run.driver import Executor, drive
-from qdqcli.run.journal import Journal
+from qdqcli.run.journal import Journal, run_id_of, target_of
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import restore_rows
 from qdqcli.run.shard import (
@@ -115,23 +115,24 @@ class Distribution:
         """
         found: dict[int, list[Row]] = {}
         tasks: list[tuple[int, ShardTask]] = []
+        run_id = None if journal is None else run_id_of(journal.fingerprint)
         if output is not None:
             output.prepare()
         self.preflight(plans, folder=None if output is None else output.rows_path(0).parent)
         if output is not None:
-            output.keep()  # whatever ends this run, others may still be writing
+            output.is_kept = True  # whatever ends this run, others may still be writing
         for i, (plan, ref) in enumerate(zip(plans, self.refs(plans), strict=True)):
-            if journal is not None and journal.progress(i).finished is not None:
+            if journal is not None and journal.shards[i].finished is not None:
                 found[i] = journal.rows(i, plan)
                 measuring.on_bytes(plan.nbytes)
                 continue
-            target = None if journal is None else journal.target(i, plan)
+            target = None if output is None or run_id is None else target_of(output, i, plan, run_id)
             tasks.append((i, task_of(plan, measuring, self.resources, target, ref)))
 
         def receive(index: int, outcome: Outcome[Made]) -> None:
             plan, made = plans[index], outcome.get()
             if output is not None and journal is not None:
-                journal.add_shard(index, made.record, self._seen(output, plan, made.size))
+                journal.add(index, made.record, finished=self._seen(output, plan, made.size))
             found[index] = restore_rows(made.record, plan, 0, measuring.scale_bits)
             measuring.on_bytes(plan.nbytes)
 

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from qdqcli import __version__
 from qdqcli.escape import escape, escape_name
 from qdqcli.plain import Parsed
-from qdqcli.recipe.decision import Decision
-from qdqcli.recipe.plan import Plan, checkpoints_of
+from qdqcli.recipe.plan import Plan
+from qdqcli.run.pipeline import Measuring
 from qdqcli.tensors.input_file import FileIdentity
 
 Fingerprint = Parsed
@@ -21,40 +21,46 @@ FORM = 2
 `docs/exactness.md`.
 """
 
+_NAMES = ("ranges", "ranges_digest", "recipe", "rules")
+"""Settings that name files, which may be renamed: only their content counts."""
 _AT_ONCE = 1024
 """Decisions hashed by one call: texts of 200 kB, where a file may hold half a million tensors."""
 
 
 def fingerprint_of(
     plans: Sequence[Plan],
-    settings: Parsed,
-    ranges: Mapping[str, tuple[ArrayLike, ArrayLike]] | None,
+    decisions: Sequence[str],
+    settings: Mapping[str, object],
+    measuring: Measuring,
 ) -> Fingerprint:
     """Return everything that the output and the statistics depend on.
 
-    `settings` are JSON values: those that a report names, and those that decide which numbers are kept.
+    `decisions` are those of `digests_of_decisions`, `settings` the JSON values that a report names.
 
     Raises:
         InputError: a file cannot be read.
     """
-    checkpoints = checkpoints_of(plans)
-    number = {id(checkpoint): i + 1 for i, checkpoint in enumerate(checkpoints)}
+    checkpoints = {id(plan.checkpoint): plan.checkpoint for plan in plans}
+    number = {key: i for i, key in enumerate(checkpoints, 1)}
     return {
         "form": FORM,
         "version": __version__,
-        "settings": dict(settings),
-        "ranges": None if ranges is None else digest_of_ranges(ranges),
+        "settings": {
+            **{name: value for name, value in settings.items() if name not in _NAMES},
+            "per_channel": measuring.per_slice,
+        },
+        "ranges": None if measuring.ranges is None else digest_of_ranges(measuring.ranges),
         "shards": {
             f"{number[id(plan.checkpoint)]}/{plan.shard.name}": {
                 **_identity(plan.shard.identity),
                 "header": plan.shard.header_digest(),
-                "decisions": digest_of_decisions(plan.decisions),
+                "decisions": digest,
             }
-            for plan in plans
+            for plan, digest in zip(plans, decisions, strict=True)
         },
         "side_files": {
-            f"{number[id(checkpoint)]}/{side_file.name}": _identity(side_file.identity())
-            for checkpoint in checkpoints
+            f"{number[key]}/{side_file.name}": _identity(side_file.identity())
+            for key, checkpoint in checkpoints.items()
             for side_file in checkpoint.side_files
         },
     }
@@ -107,13 +113,20 @@ def _identity(identity: FileIdentity) -> dict[str, int]:
     return {"size": identity.size, "mtime_ns": identity.mtime_ns}
 
 
-def digest_of_decisions(decisions: Sequence[Decision]) -> str:
-    """Return a hash of the decisions on all tensors. Most tensors share one decision: each is serialized once."""
-    texts = {id(decision): repr(decision).encode() for decision in {id(d): d for d in decisions}.values()}
-    digest = hashlib.sha256()
-    for start in range(0, len(decisions), _AT_ONCE):
-        digest.update(b"".join([texts[id(decision)] for decision in decisions[start : start + _AT_ONCE]]))
-    return digest.hexdigest()
+def digests_of_decisions(plans: Sequence[Plan]) -> list[str]:
+    """Return a hash of each plan's decisions. Most tensors share one decision: each is serialized once."""
+    digests: list[str] = []
+    texts: dict[int, bytes] = {}
+    for plan in plans:
+        digest = hashlib.sha256()
+        for start in range(0, len(plan.resolutions), _AT_ONCE):
+            decisions = [found.decision for found in plan.resolutions[start : start + _AT_ONCE]]
+            for decision in decisions:
+                if id(decision) not in texts:
+                    texts[id(decision)] = repr(decision).encode()
+            digest.update(b"".join([texts[id(decision)] for decision in decisions]))
+        digests.append(digest.hexdigest())
+    return digests
 
 
 def digest_of_ranges(ranges: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> str:

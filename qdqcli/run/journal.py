@@ -8,7 +8,7 @@ flushed to the disk; a line lost in a power cut only means that its file is made
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,7 @@ from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import Row
 from qdqcli.run.fingerprint import Fingerprint, difference
-from qdqcli.run.record import record_rows, restore_rows
+from qdqcli.run.record import restore_rows
 from qdqcli.tensors.checkpoint import Waiting
 from qdqcli.tensors.input_file import FileIdentity, read_file
 from qdqcli.tensors.output_file import OutputFile, sync_folder
@@ -32,6 +32,8 @@ from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.system_error import blame_output
 from qdqcli.tensors.temporary import temporary_of
 
+_COMPACT = (",", ":")
+"""Separators of JSON without blanks."""
 LOOKS = 8
 """Shards that are looked for at once."""
 
@@ -126,7 +128,8 @@ class Target:
         try:
             with blame_output(self.path), OutputFile(self.rows, replaces=True) as rows:
                 size = own.stat().st_size
-                rows.write(memoryview(_json({"run": self.run_id, "size": size, "record": record}).encode()), 0)
+                found = {"run": self.run_id, "size": size, "record": record}
+                rows.write(memoryview(json.dumps(found, separators=_COMPACT).encode()), 0)
                 self.check_run()  # a run that begins after this removes both files before it goes on
                 if own != self.path:
                     own.replace(self.path)
@@ -148,10 +151,6 @@ def target_of(output: OutputTree, index: int, plan: Plan, run_id: str) -> Target
     )
 
 
-def _json(value: Mapping[str, object]) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
 @dataclass(kw_only=True)
 class FinishedShard:
     """Finished work of an earlier run on one shard."""
@@ -162,10 +161,8 @@ class FinishedShard:
     """The unfinished file that holds these tensors; None if there is none."""
     finished: FileIdentity | None = None
     """Identity of the finished file, which holds all tensors; None until it is finished."""
-
-    @property
-    def num_rows(self) -> int:
-        return sum(record["rows"] for record in self.records)
+    num_rows: int = 0
+    """Number of rows in the records."""
 
 
 class Journal:
@@ -182,36 +179,42 @@ class Journal:
         self._log = open_log(output.journal_path)
         self.is_committed = False
         """True where the earlier run already renamed its output to OUTPUT."""
-        self.run_id = run_id_of(fingerprint)
-        """Identifies rows that other processes wrote for the same run."""
+        self.fingerprint = fingerprint
         self._is_built = False
-        lines = [json.loads(line) for line in self._log.lines]
-        if lines and (what := difference(lines[0], json.loads(json.dumps(fingerprint)))):
+        self.shards = [FinishedShard() for _ in plans]
+        """The finished work on each shard."""
+        if self._log.lines:
+            self._resume(plans)
+            return
+        if output.resumes:
+            output.disown()
+            output.start_anew()
+        self._append(fingerprint)
+
+    def _resume(self, plans: Sequence[Plan]) -> None:
+        """Take over the work of the earlier run, and remove the rest of its output."""
+        output = self._output
+        first, *lines = [json.loads(line) for line in self._log.lines]
+        if what := difference(first, json.loads(json.dumps(self.fingerprint))):
             raise UsageError(
                 f"{show_path(output.partial)}: cannot resume: {what}; give the same input and "
                 "settings, or drop --resume to start over"
             )
-        self._shards = [FinishedShard() for _ in plans]
         output.disown()
-        if lines:
-            for line in lines[1:]:
-                self._learn(line)
-        else:
-            output.start_anew()
-            self._append(fingerprint)
+        for line in lines:
+            self._learn(line)
         self.is_committed = self._is_built and output.recognise_commit(
-            (plan.checkpoint, plan.shard, progress.finished) for plan, progress in zip(plans, self._shards, strict=True)
+            (plan.checkpoint, plan.shard, progress.finished) for plan, progress in zip(plans, self.shards, strict=True)
         )
         if not self.is_committed:
             self._forget_what_is_gone(plans)
-            if lines:
-                self._collect(plans)
+            self._collect(plans)
             output.sweep(but=set(self._kept_files(plans)))
 
     @property
     def num_finished(self) -> int:
         """Number of finished files."""
-        return sum(shard.finished is not None for shard in self._shards)
+        return sum(shard.finished is not None for shard in self.shards)
 
     def check_complete(self, plans: Sequence[Plan]) -> None:
         """Check that every shard is finished.
@@ -219,7 +222,7 @@ class Journal:
         Raises:
             OutputError: some are not; names them.
         """
-        missing = [plan.file.path for plan, shard in zip(plans, self._shards, strict=True) if shard.finished is None]
+        missing = [plan.file.path for plan, shard in zip(plans, self.shards, strict=True) if shard.finished is None]
         if missing:
             raise OutputError(
                 f"{show_path(self._output.output)}: {len(missing)} of {len(plans)} files are not made yet, "
@@ -232,7 +235,7 @@ class Journal:
         Raises:
             OutputError: one is not; names it.
         """
-        for plan, shard in zip(plans, self._shards, strict=True):
+        for plan, shard in zip(plans, self.shards, strict=True):
             if self._output.identity_of(plan.checkpoint, plan.shard) != shard.finished:
                 raise OutputError(
                     f"{show_path(self._output.shard_path(plan.checkpoint, plan.shard))}: was replaced by another "
@@ -242,27 +245,27 @@ class Journal:
     @property
     def has_progress(self) -> bool:
         """True where a later run could resume from something."""
-        return any(shard.records for shard in self._shards)
-
-    def progress(self, index: int) -> FinishedShard:
-        """Return the finished work on the shard at `index`."""
-        return self._shards[index]
+        return any(shard.records for shard in self.shards)
 
     def rows(self, index: int, plan: Plan) -> list[Row]:
         """Return the rows of the shard's finished tensors."""
         rows: list[Row] = []
-        for record in self._shards[index].records:
+        for record in self.shards[index].records:
             rows += restore_rows(record, plan, len(rows), self._scale_bits)
         return rows
 
-    def add_part(self, index: int, rows: Sequence[Row], waiting: Waiting) -> None:
-        """Record that the shard's next tensors are on the disk, in an unfinished file."""
-        self._add({"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting}, record_rows(rows))
-        self._log.sync()
+    def add(
+        self, index: int, record: Parsed, *, unfinished: Waiting | None = None, finished: FileIdentity | None = None
+    ) -> None:
+        """Record that the shard's next tensors, whose rows `record` holds, are on the disk.
 
-    def add_shard(self, index: int, record: Parsed, finished: FileIdentity) -> None:
-        """Record that the shard's output is finished; `record` is of the rows since its last part."""
-        self._add({"shard": index, "first": self._shards[index].num_rows, "finished": asdict(finished)}, record)
+        They are in an unfinished file, or the output is finished.
+        """
+        state = {"finished": asdict(finished)} if finished is not None else {"unfinished": unfinished}
+        line = {"shard": index, "first": self.shards[index].num_rows, **state, **record}
+        self._append(line)
+        self._learn(line)
+        self._output.is_kept = True
         self._log.sync()  # the rows are as durable as the shard
 
     def add_damaged(self, index: int) -> None:
@@ -282,14 +285,8 @@ class Journal:
     def close(self) -> None:
         self._log.close()
 
-    def _add(self, head: dict[str, object], record: Parsed) -> None:
-        line = {**head, **record}
-        self._append(line)
-        self._learn(line)
-        self._output.keep()
-
     def _append(self, line: Parsed) -> None:
-        self._log.append(_json(line))
+        self._log.append(json.dumps(line, separators=_COMPACT))
 
     def _learn(self, line: Parsed) -> None:
         """Apply a line: one that starts at the first tensor replaces older entries."""
@@ -299,45 +296,43 @@ class Journal:
             self._is_built = True
             return
         if "damaged" in line:
-            self._shards[line["shard"]] = FinishedShard()
+            self.shards[line["shard"]] = FinishedShard()
             self._is_built = False
             return
-        shard = self._shards[line["shard"]]
+        shard = self.shards[line["shard"]]
         if line["first"] == 0:
             shard.records = []
         shard.records.append(line)
+        shard.num_rows = line["first"] + line["rows"]
         shard.unfinished = Waiting(*line["unfinished"]) if "unfinished" in line else None
         shard.finished = FileIdentity(**line["finished"] | {"device": 0}) if "finished" in line else None
 
     def _kept_files(self, plans: Sequence[Plan]) -> Iterator[Path]:
         """Yield the finished files and the unfinished ones to resume."""
-        for plan, shard in zip(plans, self._shards, strict=True):
+        for plan, shard in zip(plans, self.shards, strict=True):
             path = self._output.shard_path(plan.checkpoint, plan.shard)
             if shard.finished is not None:
                 yield path
             elif shard.unfinished is not None:
                 yield path.with_name(shard.unfinished.name)
 
-    def target(self, index: int, plan: Plan) -> Target:
-        """Return where another process puts the shard at `index`."""
-        return target_of(self._output, index, plan, self.run_id)
-
     def _collect(self, plans: Sequence[Plan]) -> None:
         """Take over the shards that other processes have finished for this run."""
-        missing = [i for i, shard in enumerate(self._shards) if shard.finished is None]
+        missing = [i for i, shard in enumerate(self.shards) if shard.finished is None]
+        run_id = run_id_of(self.fingerprint)
         with ThreadPoolExecutor(LOOKS) as pool:  # a store takes its time for each
-            targets = list(pool.map(lambda i: self.target(i, plans[i]).finished(), missing))
+            targets = list(pool.map(lambda i: target_of(self._output, i, plans[i], run_id).finished(), missing))
         for i, found in zip(missing, targets, strict=True):
             plan = plans[i]
             identity = self._output.identity_of(plan.checkpoint, plan.shard)
             if found is not None and identity is not None and identity.size == found["size"]:
-                self._shards[i] = FinishedShard()
-                self.add_shard(i, found["record"], identity)
+                self.shards[i] = FinishedShard()
+                self.add(i, found["record"], finished=identity)
 
     def _forget_what_is_gone(self, plans: Sequence[Plan]) -> None:
         """Drop the progress of files that are missing or changed, so that they are made again."""
         for i, plan in enumerate(plans):
-            shard = self._shards[i]
+            shard = self.shards[i]
             if shard.finished is not None:
                 is_there = self._output.identity_of(plan.checkpoint, plan.shard) == shard.finished
             elif shard.unfinished is not None:
@@ -345,4 +340,4 @@ class Journal:
             else:
                 continue
             if not is_there:
-                self._shards[i] = FinishedShard()
+                self.shards[i] = FinishedShard()

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
+from qdqcli.recipe.plan import settings_of
 from qdqcli.run.driver import drive_in_two
 from qdqcli.run.execute import Job
+from qdqcli.run.fingerprint import digests_of_decisions, fingerprint_of
 from qdqcli.run.journal import CommandLine, join, target_of
 from qdqcli.run.shard import Made, Opening, ShardRef, ShardTask, WorkerResources, blamed, task_of
-from qdqcli.run.write import fingerprint_of_job
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ def execute_part(
         UsageError: the parts before had another input or other settings.
         QdqError: the failure of the first shard in order.
     """
-    run_id = join(tree, fingerprint_of_job(job), command)
+    settings = settings_of(job.plans, job.request.settings)
+    fingerprint = fingerprint_of(job.plans, digests_of_decisions(job.plans), settings, job.measuring)
+    run_id = join(tree, fingerprint, command)
     tree.prepare()
     resources = WorkerResources(max_memory=workers.max_memory)
     tasks = []

@@ -29,9 +29,6 @@ SPREAD_BYTES = 32 << 20
 """Tensors larger than this are always shared by all workers."""
 TINY_BYTES = 64 << 10
 """Tensors smaller than this gain nothing from a second thread."""
-PART_BYTES = 512 << 20
-"""Bytes of a large file flushed to the disk together, whole tensors: a resumed run finds them done."""
-
 
 Ranges = Mapping[str, GivenRange]
 """Ranges from a file, by name or FILE#NAME."""
@@ -66,6 +63,8 @@ class ShardJob:
     """For the quantized tensors, and copies of the others; the caller commits it."""
     flush: Callable[[Sequence[Row]], None] | None = None
     """Set where the output becomes durable part by part: called with the rows of a part when the next begins."""
+    part_bytes: int = 0
+    """Bytes of the tensors of a part."""
 
     def run(self, first: int = 0) -> list[Row]:
         """Return the rows in the order of the shard's tensors, from index `first` on."""
@@ -74,7 +73,7 @@ class ShardJob:
         rows: list[Row] = []
         flushed = 0
         batches = self.batches(first)
-        for part in [batches] if self.flush is None else _in_parts(batches):
+        for part in [batches] if self.flush is None else _in_parts(batches, self.part_bytes):
             if self.flush is not None and rows:
                 self.flush(rows[flushed:])
                 flushed = len(rows)
@@ -191,14 +190,14 @@ class ShardJob:
         return row._replace(num_zero_slices=num_zero)
 
 
-def _in_parts(batches: Iterable[list[Task]]) -> Iterator[Iterable[list[Task]]]:
-    """Yield the batches PART_BYTES at a time."""
+def _in_parts(batches: Iterable[list[Task]], part_bytes: int) -> Iterator[Iterable[list[Task]]]:
+    """Yield the batches of each part."""
     part: list[list[Task]] = []
     nbytes = 0
     for batch in batches:
         part.append(batch)
         nbytes += sum(tensor.nbytes for tensor, _ in batch)
-        if nbytes >= PART_BYTES:
+        if nbytes >= part_bytes:
             yield part
             part, nbytes = [], 0
     if part:

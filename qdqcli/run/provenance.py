@@ -19,11 +19,10 @@ from qdqcli.measure.workers import Workers
 from qdqcli.output.marker import listed, read_marker
 from qdqcli.output.tree import OutputTree, entry_name
 from qdqcli.plain import JsonObject
-from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import SCHEMA_VERSION
 from qdqcli.run.digest import FileDigest, digest_input, digest_output
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.fingerprint import digest_of_decisions, digest_of_ranges, first_change
+from qdqcli.run.fingerprint import digest_of_ranges, first_change
 from qdqcli.run.shard import OnBytes
 from qdqcli.tensors.checkpoint import Checkpoint
 
@@ -38,8 +37,9 @@ class Provenance:
     """Facts known before the work. `inputs` may hold more than the plans' inputs."""
 
     command: str
-    plans: Sequence[Plan]
     inputs: Sequence[Checkpoint]
+    decisions: Sequence[str]
+    """Hash of the decisions on each shard, see `digests_of_decisions`."""
     settings: Mapping[str, object]
     """Settings as in a report."""
     ranges: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None
@@ -75,9 +75,7 @@ class Provenance:
             return False
         if found.get("inputs") != self._inputs(workers):
             return False
-        outputs = _outputs(
-            output, digest_output(output.output, output.names(), workers, distribution=self.distribution)
-        )
+        outputs = _outputs(output, digest_output(output.output, output.names, workers, distribution=self.distribution))
         return bool(found["outputs"] == outputs)
 
     def check_settings(self, output: OutputTree) -> None:
@@ -100,7 +98,6 @@ class Provenance:
         """Return everything that is known without reading whole files."""
         settings = {name: _shown(name, value) for name, value in self.settings.items() if name != "ranges_digest"}
         recipe = {name: settings.pop(name) for name in _RECIPE if name in settings}
-        decisions = hashlib.sha256("".join(digest_of_decisions(plan.decisions) for plan in self.plans).encode())
         return {
             "schema_version": SCHEMA_VERSION,
             "tool": {"name": "qdq", "version": __version__},
@@ -109,7 +106,7 @@ class Provenance:
             "settings": settings,
             "recipe": recipe or None,
             "ranges_sha256": None if self.ranges is None else digest_of_ranges(self.ranges),
-            "decisions_sha256": decisions.hexdigest(),
+            "decisions_sha256": hashlib.sha256("".join(self.decisions).encode()).hexdigest(),
         }
 
     def _inputs(self, workers: Workers, on_bytes: OnBytes = lambda _: None) -> list[dict[str, object]]:

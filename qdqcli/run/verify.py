@@ -71,7 +71,8 @@ def verify_output(
             except VerificationError as error:
                 error.plan = i
                 raise
-    for side_file, target in output.side_files():
+    for _, side_file, name in output.side_files:
+        target = output.result / name
         _forget_cached(target)
         with blamed_on_output(target):
             offset = first_difference(side_file.path, target, workers.interruption.check)
@@ -178,7 +179,7 @@ def verification_of(output: OutputTree, digests: Mapping[Path, FileDigest], num_
 
 def _check_names(output: OutputTree) -> None:
     """Raise where a file is missing or unexpected."""
-    expected, found = set(output.names()), set(files_below(output.result)) - {Path(MARKER)}
+    expected, found = set(output.names), set(files_below(output.result)) - {Path(MARKER)}
     for name in sorted(expected ^ found):
         raise VerificationError(output.result / name, "is missing" if name in expected else "is not part of the output")
 

@@ -9,13 +9,13 @@ from qdqcli.errors import Interrupted, QdqError
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
-from qdqcli.recipe.plan import Plan, checkpoints_of, settings_of
+from qdqcli.recipe.plan import Plan, settings_of
 from qdqcli.result.result import Row, RunResult, summary_to_json
 from qdqcli.run.digest import VerificationError, digest_output
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import drive_in_two
 from qdqcli.run.execute import Job, check_memory, measure_plans, result_of, result_of_job
-from qdqcli.run.fingerprint import Fingerprint, fingerprint_of
+from qdqcli.run.fingerprint import digests_of_decisions, fingerprint_of
 from qdqcli.run.journal import Journal
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.provenance import Provenance
@@ -73,24 +73,33 @@ def execute_run(
         UsageError: the run resumes, and OUTPUT is finished with other settings.
         QdqError: see `write_plans` and `OutputTree`.
     """
-    output, measuring = destination.tree, job.measuring
+    output, plans, measuring = destination.tree, job.plans, job.measuring
     made = Provenance(
         command=job.command,
-        plans=job.plans,
-        inputs=checkpoints_of(job.plans),
-        settings=settings_of(job.plans, job.request.settings),
+        inputs=output.checkpoints,
+        decisions=digests_of_decisions(plans),
+        settings=settings_of(plans, job.request.settings),
         ranges=measuring.ranges,
         distribution=job.distribution,
     )
-    if output.may_be_finished():
+    if output.resumes and output.may_be_finished():
         if made.recognises(output, workers):
             output.accept()
             on_note(f"{show_path(output.output)}: is finished already, nothing is written")
             if not (destination.verify or destination.needs_rows):
-                return result_of(job.command, job.plans, job.request.settings, [])
+                return result_of(job.command, plans, job.request.settings, [])
         elif not output.may_replace:
             made.check_settings(output)
-    rows, journal = _written(job, destination, workers)
+    journal = None
+    if output.is_committed:
+        rows = measure_plans(plans, measuring, workers, job.distribution)
+    else:
+        fingerprint = fingerprint_of(plans, made.decisions, made.settings, measuring)
+        journal = Journal(output, plans, fingerprint, measuring.scale_bits)
+        if destination.must_be_complete:
+            output.is_kept = True
+            journal.check_complete(plans)
+        rows = write_plans(plans, measuring, workers, output, journal, job.distribution)
     num_opened = 0
     if destination.verify:
         progress.begin("verifying")
@@ -99,39 +108,20 @@ def execute_run(
     result = replace(result, notes=[*result.notes, *output.notes])
     if destination.verify or destination.has_provenance:
         progress.begin("hashing")
-        digests = digest_output(output.result, output.names(), workers, measuring.on_bytes, job.distribution)
+        digests = digest_output(output.result, output.names, workers, measuring.on_bytes, job.distribution)
         if destination.verify:
             result = replace(result, verification=verification_of(output, digests, num_opened))
-        text = made.text(output, digests, summary_to_json(result), workers, measuring.on_bytes)
+        if destination.has_provenance:
+            text = made.text(output, digests, summary_to_json(result), workers, measuring.on_bytes)
     if journal is not None and output.is_remote:
-        journal.check_unchanged(job.plans)
-    if output.is_folder and not output.is_committed:
-        output.write_marker(text)
+        journal.check_unchanged(plans)
     if not output.is_committed:
+        if output.is_folder:
+            output.write_marker(text)
         output.commit()
     if destination.has_provenance and not output.is_folder:
         write_file(output.provenance_path, [text.encode()])
     return result
-
-
-def fingerprint_of_job(job: Job) -> Fingerprint:
-    """Return everything that the output and the statistics depend on."""
-    settings = {**settings_of(job.plans, job.request.settings), "per_channel": job.measuring.per_slice}
-    for name in ("ranges", "ranges_digest", "recipe", "rules"):  # files may be renamed: only their content counts
-        settings.pop(name, None)
-    return fingerprint_of(job.plans, settings, job.measuring.ranges)
-
-
-def _written(job: Job, destination: Destination, workers: Workers) -> tuple[list[Row], Journal | None]:
-    """Return the rows, and the journal of an output that was not finished before."""
-    plans, measuring, output = job.plans, job.measuring, destination.tree
-    if output.is_committed:
-        return measure_plans(plans, measuring, workers, job.distribution), None
-    journal = Journal(output, plans, fingerprint_of_job(job), measuring.scale_bits)
-    if destination.must_be_complete:
-        output.keep()
-        journal.check_complete(plans)
-    return write_plans(plans, measuring, workers, output, journal, job.distribution), journal
 
 
 def write_plans(
@@ -153,11 +143,21 @@ def write_plans(
     if journal is not None and journal.is_committed:
         return [row for i, plan in enumerate(plans) for row in journal.rows(i, plan)]
     try:
-        if distribution is None:
-            rows = _write_here(plans, measuring, workers, output, journal)
-        else:
+        begin = partial(begin_shard, measuring, workers, output, journal)
+        if distribution is not None:
             rows = distribution.run_shards(plans, measuring, output, journal)
-        output.copy_side_files(workers.interruption.check)
+        elif output.is_remote:  # a shard is sent beside the next one
+            found: dict[int, list[Row]] = {}
+            tasks = [(index, (index, plan)) for index, plan in enumerate(plans)]
+            drive_in_two(begin, tasks, found.__setitem__, workers.interruption, max_failures=1)
+            rows = [row for index in range(len(plans)) for row in found[index]]
+        else:
+            rows = []
+            for numbered in enumerate(plans):
+                rows += begin(numbered)()
+                workers.interruption.check()
+        if output.side_files:
+            output.copy_side_files(workers.interruption.check)
         if journal is not None:
             journal.add_built()
     except QdqError as error:
@@ -167,22 +167,6 @@ def write_plans(
             error.advise(f"{journal.num_finished} of {len(plans)} files are finished, --resume goes on from here")
         raise
     return rows
-
-
-def _write_here(
-    plans: Sequence[Plan], measuring: Measuring, workers: Workers, output: OutputTree, journal: Journal | None
-) -> list[Row]:
-    """Write one shard after the other; each is shared by the threads, and one is sent to a store beside the next."""
-    begin = partial(begin_shard, measuring, workers, output, journal)
-    numbered = list(enumerate(plans))
-    found: dict[int, list[Row]] = {}
-    if output.is_remote:
-        drive_in_two(begin, list(enumerate(numbered)), found.__setitem__, workers.interruption, max_failures=1)
-    else:
-        for index, plan in numbered:
-            found[index] = begin((index, plan))()
-            workers.interruption.check()
-    return [row for index, _ in numbered for row in found[index]]
 
 
 def _verify(job: Job, rows: Sequence[Row], destination: Destination, workers: Workers, journal: Journal | None) -> int:

@@ -83,11 +83,10 @@ class Folder:
 
     path: Path
     is_remote = False
+    side_files = ()
 
     def create(self, _checkpoint, shard, reader, _unfinished):
         return shard.create(self.path / shard.name, reader)
-
-    def copy_side_files(self, _check): ...
 
 
 def write_over(model: Path, target: Path, recipe: Recipe) -> None:

@@ -38,7 +38,7 @@ from qdqcli.run import cluster
 from qdqcli.run.cluster import TASKS_PER_THREAD, Dask
 from qdqcli.run.driver import drive
 from qdqcli.run.fingerprint import fingerprint_of
-from qdqcli.run.journal import Journal
+from qdqcli.run.journal import Journal, run_id_of, target_of
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import restore_rows
 from qdqcli.run.shard import AS_THEY_ARE, ShardRef, WorkerResources, process, task_of
@@ -220,11 +220,11 @@ def thread_gbps(folder: Path, turn: int) -> float:
     """Return the GB per second of one thread that makes a shard, with its journal."""
     (plan,), _ = make_plans([open_checkpoint(folder / "in")], Recipe(spec=QuantSpec(num_bits=4, group_size=128)))
     with OutputTree([plan.checkpoint], folder / f"out-{turn}") as tree:
-        journal = Journal(tree, [plan], fingerprint_of([plan], {}, None), 16)
+        journal = Journal(tree, [plan], fingerprint_of([plan], [""], {}, Measuring()), 16)
         tree.prepare()
         resources = WorkerResources(threads=1)
         ref = ShardRef.of(plan.shard, [plan.checkpoint], AS_THEY_ARE)
-        task = task_of(plan, Measuring(), resources, journal.target(0, plan), ref)
+        task = task_of(plan, Measuring(), resources, target_of(tree, 0, plan, run_id_of(journal.fingerprint)), ref)
         with Workers(1) as workers:
             began = perf_counter()
             process(task, workers).get()
@@ -238,17 +238,25 @@ def driver_s(folder: Path) -> float:
     (plan,), _ = make_plans([open_checkpoint(folder / "many")], Recipe(spec=QuantSpec(num_bits=4)))
     ref = ShardRef.of(plan.shard, [plan.checkpoint], AS_THEY_ARE)
     with OutputTree([plan.checkpoint], folder / "driven") as tree:
-        journal = Journal(tree, [plan], fingerprint_of([plan], {}, None), 16)
+        journal = Journal(tree, [plan], fingerprint_of([plan], [""], {}, Measuring()), 16)
         tree.prepare()
-        task = task_of(plan, Measuring(), WorkerResources(threads=1), journal.target(0, plan), ref)
+        task = task_of(
+            plan, Measuring(), WorkerResources(threads=1), target_of(tree, 0, plan, run_id_of(journal.fingerprint)), ref
+        )
         made = process(task).get()
         identity = tree.identity_of(plan.checkpoint, plan.shard)
         assert identity is not None
         seconds = inf
         for _ in range(50):
             began = perf_counter()
-            task_of(plan, Measuring(), WorkerResources(threads=1), journal.target(0, plan), ref)
-            journal.add_shard(0, made.record, identity)
+            task_of(
+                plan,
+                Measuring(),
+                WorkerResources(threads=1),
+                target_of(tree, 0, plan, run_id_of(journal.fingerprint)),
+                ref,
+            )
+            journal.add(0, made.record, finished=identity)
             restore_rows(made.record, plan, 0, 16)
             seconds = min(seconds, perf_counter() - began)
         journal.close()

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdqcli.run import pipeline
-from tests.cli import interrupted, strace
+from qdqcli.run import pipeline, shard_output
+from tests.cli import strace
 from tests.run.checkpoints import sample, write_safetensors
 
 LEFTOVERS = ("*.qdq-partial", ".qdq-*.tmp")
@@ -22,8 +22,8 @@ def _nothing_is_left_behind(tmp_path: Path) -> Iterator[None]:
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each tensor is a part of its own, in this process too."""
-    for name, value in interrupted.SMALL.items():
-        monkeypatch.setattr(pipeline, name, value)
+    monkeypatch.setattr(pipeline, "BATCH_BYTES", 1)
+    monkeypatch.setattr(shard_output, "PART_BYTES", 1)
 
 
 @pytest.fixture

@@ -7,15 +7,12 @@ from qdqcli.cli.main import run
 from qdqcli.cli.signals import listen
 from qdqcli.interrupt import Interruption
 from qdqcli.output.line_log import LineLog
-from qdqcli.run import pipeline
-
-SMALL = {"PART_BYTES": 1, "BATCH_BYTES": 1}
-"""Of `pipeline`, so that each tensor is a part of its own."""
+from qdqcli.run import pipeline, shard_output
 
 
 def main(lines: int, number: int, size: str, arguments: list[str]) -> int:
-    for name, value in SMALL.items() if size == "small" else ():
-        setattr(pipeline, name, value)
+    if size == "small":  # each tensor is a part of its own
+        shard_output.PART_BYTES = pipeline.BATCH_BYTES = 1
     append = LineLog.append
     written = 0
 

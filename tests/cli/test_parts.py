@@ -211,7 +211,7 @@ def test_a_part_keeps_others_out_that_are_alone(qdq: Qdq, sharded: Path, tmp_pat
         for other in (("finish", tmp_path / "out"), (*arguments, "--resume")):
             assert "another run is writing here" in qdq(*other).error
     with OutputTree([open_checkpoint(sharded)], tmp_path / "out", resume=True) as alone:
-        alone.keep()
+        alone.is_kept = True
         assert "another run is writing here" in qdq(*arguments, "--part", "1/2").error
         alone.suspend()
     assert qdq(*arguments, "--part", "1/1").code == 0

@@ -233,7 +233,7 @@ def test_what_appears_in_the_old_output_after_the_exchange_is_not_deleted(tmp_pa
             tree.commit()
             write(thesis, b"words")
 
-    for attempt in (replace_late, OutputTree(checkpoints, out, overwrite=True).begin):
+    for attempt in (replace_late, OutputTree(checkpoints, out, overwrite=True).__enter__):
         with pytest.raises(UsageError, match=r"replaced/thesis.txt: belongs to no output of qdq"):
             attempt()
         assert thesis.read_bytes() == b"words"
@@ -291,7 +291,7 @@ def test_old_and_new_are_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(tree_module, "exchange", exchange_and_die)
     tree = OutputTree(checkpoints, out, overwrite=True)
-    tree.begin()
+    tree.__enter__()
     copy_all(tree, checkpoints)
     finished = [(c, shard, tree.identity_of(c, shard)) for c in checkpoints for shard in c.shards]
     with suppress(Killed):
@@ -435,7 +435,7 @@ def test_two_runs_do_not_build_one_output(tmp_path: Path) -> None:
         copy_all(first, checkpoints)
         second = OutputTree(checkpoints, tmp_path / "out")
         with pytest.raises(UsageError, match="another run is writing"):
-            second.begin()
+            second.__enter__()
         first.commit()
     assert contents(tmp_path / "out") == contents(tmp_path / "in")
 
@@ -483,7 +483,7 @@ def test_a_suspended_run_is_resumed(tmp_path: Path) -> None:
     checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
     (shard, _) = checkpoints[0].shards
     tree = OutputTree(checkpoints, tmp_path / "out")
-    tree.begin()
+    tree.__enter__()
     with shard.open() as reader:
         writer = tree.create(checkpoints[0], shard, reader)
         for tensor in shard.tensors:
@@ -518,7 +518,7 @@ def test_a_run_that_fails_leaves_nothing_unless_it_is_kept(tmp_path: Path) -> No
         with suppress(OutputError), OutputTree(checkpoints, tmp_path / "out") as tree:
             copy_all(tree, checkpoints)
             if is_kept:
-                tree.keep()
+                tree.is_kept = True
             raise OutputError("the disk is full")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in"] + ["out.qdq-partial"] * is_kept
 
