@@ -1,9 +1,8 @@
 """`qdq run`: quantize and dequantize, write the same layout, report."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,15 +106,19 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
 
     if asked.dry_run and asked.verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
-    call = replace(call, report=replace(call.report, reports=tuple(map(anchored, call.report.reports))))
+    if call.report.reports:
+        call = replace(call, report=replace(call.report, reports=tuple(map(anchored, call.report.reports))))
     session, report = call.session, call.report
     files = Files.of(call)
     if gate is not None:
         gate.add_files(files)
     request = opt.request_of(call)
-    plans = plan_inputs(call, files.less_reports(open_inputs(call)), request)
-    outputs = _Outputs(call=call, files=files, inputs=checkpoints_of(plans), output=anchored(asked.output),
-                       asked=asked, gate=gate, must_be_complete=must_be_complete)  # fmt: skip
+    inputs = open_inputs(call)
+    if report.reports:
+        inputs = files.less_reports(inputs)
+    plans = plan_inputs(call, inputs, request)
+    outputs = _Outputs(call=call, request=request, files=files, inputs=checkpoints_of(plans), asked=asked, gate=gate,
+                       must_be_complete=must_be_complete)  # fmt: skip
     tree = outputs.whole()
     if asked.dry_run:
         deliver_listing(call, listing_of("run", plans, request))
@@ -126,14 +129,17 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
     if asked.part is not None and tree is not None:
         run_part(call, asked.part, plans, request, tree)
         return
-    result = outputs.write(plans, request, tree)
-    if tree is None:
+    with ExitStack() as opened:
+        distribution = None if call.resources.dask is None else opened.enter_context(cluster_of(call))
+        result = outputs.write_each(plans, distribution) if tree is None else outputs.write(plans, tree, distribution)
+    if report.reports and tree is None:
         deliver_files(result, report)
     if gate is not None:
         session.exit_code = gate.exit_code(result)
     if report.format_name != "none":
         show(result, report, is_gate=gate is not None)
-    say_written(call, *(tree_in_words(one) for one in outputs.done if one.has_written))
+    if not session.quiet:
+        say_written(call, *(tree_in_words(one) for one in outputs.done if one.has_written))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,43 +147,48 @@ class _Outputs:
     """The trees that are written: one for all inputs or, with --keep-going, an entry of OUTPUT for each."""
 
     call: Call
+    request: Request
     files: Files
     inputs: Sequence[Checkpoint]
-    output: Path
     asked: Writing
     gate: Gate | None
     must_be_complete: bool
     done: "list[OutputTree]" = field(default_factory=list)
     """The trees that were written, or found finished."""
 
-    def write(self, plans: Sequence[Plan], request: Request, tree: "OutputTree | None") -> RunResult:
-        """Quantize into the tree of all inputs, or each input into its own."""
-        session = self.call.session
+    def write_each(self, plans: Sequence[Plan], distribution: "Distribution | None") -> RunResult:
+        """Quantize each input into an entry of OUTPUT, for --keep-going."""
+        from qdqcli.output.placement import anchored
+        from qdqcli.output.tree import entry_name
+
+        session, output = self.call.session, anchored(self.asked.output)
+
+        def write(own: Sequence[Plan]) -> RunResult:
+            with blame_output(output):
+                try:
+                    output.mkdir(exist_ok=True)
+                except FileExistsError:
+                    raise UsageError(f"{show_path(output)}: is a file; with --keep-going OUTPUT is a folder") from None
+            checkpoint = own[0].checkpoint
+            return self.write(own, self._tree([checkpoint], output / entry_name(checkpoint)), distribution)
+
         try:
-            with cluster_of(self.call) as distribution:
-                work = partial(self._write, request, tree, distribution)
-                if not session.keeps_going:
-                    return work(plans)
-                return run_each_input(session, plans, work, lambda: DONE if self.done[-1].has_written else FINISHED)
+            return run_each_input(session, plans, write, lambda: DONE if self.done[-1].has_written else FINISHED)
         except Interrupted as error:
-            if tree is None and self.done:
+            if self.done:
                 error.advise(f"{len(self.done)} of {len(session.inputs)} inputs are done, --resume keeps them")
             raise
         finally:
-            if session.keeps_going:
-                with suppress(OSError):  # a folder without entries goes, one that has some stays
-                    self.output.rmdir()
+            with suppress(OSError):  # a folder without entries goes, one that has some stays
+                output.rmdir()
 
-    def _write(
-        self, request: Request, whole: "OutputTree | None", distribution: "Distribution | None", own: Sequence[Plan]
-    ) -> RunResult:
+    def write(self, plans: Sequence[Plan], tree: "OutputTree", distribution: "Distribution | None") -> RunResult:
         """Quantize some inputs into their tree, and judge them."""
         # NumPy and Numba take longer than everything that may have found an error.
         from qdqcli.run.execute import Job
         from qdqcli.run.write import Destination, execute_run
 
         call, report, session, asked = self.call, self.call.report, self.call.session, self.asked
-        tree = whole or self._entry(own[0].checkpoint)
         destination = Destination(
             tree=tree,
             verify=asked.verify,
@@ -191,13 +202,13 @@ class _Outputs:
                 discarded = f"an interrupted run was discarded ({size_text(tree.discarded_bytes)} of output)"
                 session.note(f"{show_path(tree.output)}: {discarded}; --resume would have gone on with it")
             passes = destination.num_passes
-            with working(call, own, request, passes, "quantizing") as (measuring, workers, progress):
-                job = Job(command="run", plans=own, request=request, measuring=measuring,
+            with working(call, plans, self.request, passes, "quantizing") as (measuring, workers, progress):
+                job = Job(command="run", plans=plans, request=self.request, measuring=measuring,
                           has_histograms=report.has_histograms, distribution=distribution)  # fmt: skip
                 result = execute_run(job, destination, workers, progress, session.note)
             if self.gate is not None:
                 result = self.gate.judge(result, session)
-            if whole is not None:
+            if report.reports and not session.keeps_going:
                 deliver_files(result, report)  # before the journal is deleted: a run killed here has its report
         self.done.append(tree)
         return result
@@ -206,22 +217,12 @@ class _Outputs:
         """Return the tree of all inputs; None where each has its own."""
         from qdqcli.output.tree import check_names, output_paths
 
-        self.files.check(self.inputs, output_paths(self.output))
+        if self.files.reads or self.files.writes:
+            self.files.check(self.inputs, output_paths(self.asked.output))
         if not self.call.session.keeps_going:
-            return self._tree(self.inputs, self.output)
+            return self._tree(self.inputs, self.asked.output)
         check_names(self.inputs)
         return None
-
-    def _entry(self, own: Checkpoint) -> "OutputTree":
-        """Return the tree of one input; makes the folder that holds all entries."""
-        from qdqcli.output.tree import entry_name
-
-        with blame_output(self.output):
-            try:
-                self.output.mkdir(exist_ok=True)
-            except FileExistsError:
-                raise UsageError(f"{show_path(self.output)}: is a file; with --keep-going OUTPUT is a folder") from None
-        return self._tree([own], self.output / entry_name(own))
 
     def _tree(self, own: Sequence[Checkpoint], output: Path) -> "OutputTree":
         from qdqcli.output.files import NamedFile
@@ -231,7 +232,8 @@ class _Outputs:
         tree = output_tree(own, output, protected=self.inputs, overwrite=asked.overwrite,
                           resume=asked.resume and not is_part, break_lock=asked.break_lock,
                           is_part=is_part)  # fmt: skip
-        say_notes(tree.notes, self.call.session)
+        if tree.notes:
+            say_notes(tree.notes, self.call.session)
         if asked.provenance and not tree.is_folder:
             tree.check_provenance()
             self.files.writes.append(NamedFile(tree.provenance_path, "--provenance"))
