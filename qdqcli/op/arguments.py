@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op.columns import NUM_SUMS
 from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.params import Codes, Floats, Op, OrderKeys, Stored
 
@@ -37,21 +36,6 @@ class Terms(NamedTuple):
     """
     one: np.int32 = np.int32(1)
     """1, which the compiler does not know."""
-
-
-def terms_of(x: Stored, y: Stored, *, extreme: bool = False, settings: int = 1) -> Terms:
-    """Return terms in float32, or in float64 for float64 elements and `extreme` chunks."""
-    is_double = extreme or x.dtype == np.float64 or y.dtype == np.float64
-    zero = np.float64(0) if is_double else np.float32(0)
-    lanes = settings * VECTOR_SIZE
-    return Terms(
-        zero,
-        None if is_double else True,
-        np.empty(NUM_SUMS * lanes),
-        np.empty(lanes, zero.dtype),
-        np.empty(lanes, np.int32),
-        np.empty(RUN if settings > 1 else 0, zero.dtype) if x.dtype.itemsize == 2 else None,
-    )
 
 
 class Loop(NamedTuple):

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError, UnavailableError
+from qdqcli.op import kernels
 from qdqcli.op.backend import missing_for_cuda
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.given_ranges import given_ranges, gradient_ranges
-from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.layout import Layout
+from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
+from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.minmax import MinMax
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, Stored, cuts
+from qdqcli.op.params import STORAGE, Floats, QuantParams, Stored, cuts, op_and_codes
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.op.threads import available_threads, run_parts
 
@@ -30,6 +31,8 @@ PARALLEL_ELEMENTS = 1 << 21
 """Size from which threads are used: below it, to wake them and to wait for the last takes longer than they save."""
 PART_ELEMENTS = 1 << 18
 """Least elements of a part, 60 us of work: to begin one takes 20 us."""
+_BATCH = 1 << 16
+"""Elements whose range is measured just before they are quantized, while they are in a core's cache."""
 
 
 def quantize_and_dequantize_v4(
@@ -151,14 +154,51 @@ def fake_quantized(stored: Stored, layout: Layout, spec: QuantSpec, ranges: Floa
 def fake_quantize(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, ranges: Floats | None, dtype: str) -> None:
     """`fake_quantized` into existing memory, aligned to VECTOR_SIZE elements."""
     parts = _num_parts(x.size)
-    if ranges is None and cpu.can_fuse(layout, parts):
-        cpu.fake_quantize_slices(x, y, layout, spec, parts, dtype)
+    if ranges is None and layout.is_contiguous and layout.inner <= _BATCH and layout.num_slices >= parts:
+        _fake_quantize_slices(x, y, layout, spec, parts, dtype)
         return
     if ranges is None:
         bounds, measured = cuts(x.size, parts), MinMax(layout, dtype, 0, layout.num_slices)
         run_parts(lambda part: measured.see(x[slice(*bounds[part : part + 2])], *bounds[part : part + 2]), parts)
         ranges = measured.ranges()
-    cpu.quantize_parts(x, y, layout, cpu.quant_params(ranges, spec, layout, 0, dtype), parts)
+    _quantize_parts(x, y, layout, cpu.quant_params(ranges, spec, layout, 0, dtype), parts)
+
+
+def _quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, num_parts: int) -> None:
+    """Quantize in parallel parts."""
+    bounds, nontemporal = cuts(len(x), num_parts), _nontemporal(y, layout)
+
+    def quantize_part(part: int) -> None:
+        elements = Elements(0, *bounds[part : part + 2])
+        kernels.quantize(x, y, *params.arguments(elements, layout), params.op, nontemporal)
+
+    run_parts(quantize_part, num_parts)
+
+
+def _fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
+    """Measure and quantize slices of one run each, some at a time, in one pass over memory."""
+    batch = max(_BATCH // layout.inner // VECTOR_SIZE, 1) * VECTOR_SIZE
+    bounds, nontemporal = cuts(layout.num_slices, num_parts), _nontemporal(y, layout)
+    op, codes = op_and_codes(spec, dtype)
+
+    def quantize_part(part: int) -> None:
+        measuring = cpu.measuring_of(x, batch, batch, layout, [codes], dtype)
+        first, last = bounds[part : part + 2]
+        kernels.fake_quantize_slices(x, y, first, last, layout.steps(), measuring, op, nontemporal)
+
+    run_parts(quantize_part, num_parts)
+
+
+def _nontemporal(y: Stored, layout: Layout) -> StaticBool:
+    """True for non-temporal stores to `y`: larger than the caches, with runs or rows aligned to whole vectors."""
+    if y.nbytes < cpu.NONTEMPORAL_BYTES or VECTOR_SIZE * y.itemsize < cpu.LINE_BYTES:
+        return None
+    is_columnar = cpu.is_columnar(layout)
+    whole_runs = layout.inner % VECTOR_SIZE == 0 or is_columnar
+    runs_align = layout.num_slices == 1 or (whole_runs and layout.row % VECTOR_SIZE == 0)
+    aligned = y.ctypes.data % (VECTOR_SIZE * y.itemsize) == 0
+    in_turn = not is_columnar or cpu.writes_whole_lines()
+    return True if aligned and runs_align and in_turn else None
 
 
 def aligned(size: int, dtype: np.dtype) -> NDArray[Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """A CUDA device if there is one, else the CPU."""
-BACKENDS = {"cpu": "qdqcli.op.cpu.backend:CpuBackend", "cuda": "qdqcli.op.cuda.backend:CudaBackend"}
+BACKENDS = {"cpu": "qdqcli.op.cpu.dispatch:CpuBackend", "cuda": "qdqcli.op.cuda.backend:CudaBackend"}
 """Name -> back end, imported on demand."""
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.measure.workers import Workers
-from qdqcli.op.arguments import AHEAD, Loop, terms_of
+from qdqcli.op.arguments import AHEAD, Loop
 from qdqcli.op.columns import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import histograms as cpu_patterns
@@ -146,7 +146,7 @@ def in_cache(lib: CDLL, rounds: int) -> None:
     qparams = qparams._replace(clipping=np.zeros(1, np.bool_))
 
     def our_sum(sums: Array, *, keep: bool) -> None:
-        sum_again(Loop(x, y, params.op, keep, None, terms_of(x, x), AHEAD), steps, qparams, sums[None])
+        sum_again(Loop(x, y, params.op, keep, None, cpu.terms_of(x, x), AHEAD), steps, qparams, sums[None])
 
     tables, our_tables = np.zeros((4, 1 << 16), np.uint32), np.zeros((2, 1 << 16), np.uint32)
     ways = ("count_patterns", "count_in_four", "count_by_scatter", "only_store")

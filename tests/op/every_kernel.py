@@ -16,9 +16,8 @@ import numpy as np
 
 from qdqcli import quantize_and_dequantize_v4, quantize_and_dequantize_v4_grad
 from qdqcli.measure.workers import Workers
-from qdqcli.op import kernels
+from qdqcli.op import arrays, kernels
 from qdqcli.op.arrays import PARALLEL_ELEMENTS
-from qdqcli.op.cpu import dispatch
 from qdqcli.op.jit.kernel import Kernel, describe, watch_compiling
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.warm_up import _estimate
@@ -74,7 +73,7 @@ def write(path: Path, dtype: str) -> None:
 
 def call_op() -> None:
     """Call the op on arrays in memory, whose parts follow one another here."""
-    dispatch.run_parts = lambda function, num_parts: [function(part) for part in range(num_parts)]
+    arrays.run_parts = lambda function, num_parts: [function(part) for part in range(num_parts)]
     x = np.random.default_rng(0).standard_normal((PARALLEL_ELEMENTS // 32, 32)).astype(np.float32)
     quantize_and_dequantize_v4(x, axis=0)
     quantize_and_dequantize_v4(x, axis=1)

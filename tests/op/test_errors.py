@@ -9,7 +9,7 @@ import pytest
 
 from qdqcli import QuantSpec, quantize_and_measure
 from qdqcli.op.columns import ABS_ERROR, ERROR, MAX_ABS_ERROR, SQ_ERROR, SQ_INPUT, SQ_OUTPUT, ZEROED
-from qdqcli.op.cpu.sums import error_sums
+from qdqcli.op.cpu.dispatch import error_sums
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import ComputeDType
 from qdqcli.stats.metrics import METRICS

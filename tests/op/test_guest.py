@@ -37,7 +37,7 @@ del qdqcli.op.jit.pipeline._linked
 SUMS = """
 import numpy as np
 from qdqcli.op import kernels
-from qdqcli.op.arguments import terms_of
+from qdqcli.op.cpu.dispatch import terms_of
 from qdqcli.op.columns import SUM_COLUMNS
 x = np.random.default_rng(0).standard_normal(70_000).astype(np.float32)
 y, sums = np.round(x, 1), np.zeros((2, SUM_COLUMNS))

@@ -1,4 +1,4 @@
-"""CPU dispatch: chooses the loop for a layout. Takes parts of a tensor, returns keys, qparams, values and error sums.
+"""CPU back end: chooses the loop for a layout. Takes parts of a tensor, returns keys, qparams, values and error sums.
 
 Slices are processed run by run. Runs of fewer than VECTOR_SIZE neighbours leave most elements of a vector unused: where
 they recur in every row (last axis), their qparams are broadcast to one column per element of a row, and whole rows are
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
-from qdqcli.op.arguments import AHEAD, Found, Loop, SliceMeasuring, terms_of
+from qdqcli.op.arguments import AHEAD, RUN, Found, Loop, SliceMeasuring, Terms
 from qdqcli.op.columns import (
     ABS_ERROR,
     CLIPPED,
@@ -20,11 +20,11 @@ from qdqcli.op.columns import (
     INPUT_MIN,
     NONFINITE,
     NONFINITE_OUTPUT,
+    NUM_SUMS,
     BatchSums,
     BlockSums,
     empty_sums,
 )
-from qdqcli.op.cpu.sums import error_sums, look_closer
 from qdqcli.op.jit.cache import host_has
 from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.layout import Elements, Layout
@@ -42,7 +42,6 @@ from qdqcli.op.params import (
     QuantParams,
     SettingsParams,
     Stored,
-    cuts,
     empty_order_keys,
     floats_of,
     merge_order_keys,
@@ -51,11 +50,7 @@ from qdqcli.op.params import (
     ranges_of_order_keys,
 )
 from qdqcli.op.spec import QuantSpec
-from qdqcli.op.threads import run_parts
 from qdqcli.stats.sums import CHUNK_ELEMENTS
-
-_BATCH = 1 << 16
-"""Elements whose range is measured just before they are quantized, while they are in a core's cache."""
 
 _SHORT_RUN = 16 * VECTOR_SIZE
 """Longest run, in elements, whose extremes take longer to reduce across a vector than to scan."""
@@ -89,89 +84,6 @@ def measure_range(
     merge_order_keys(order_keys, np.array([least, greatest]))
 
 
-def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, num_parts: int) -> None:
-    """Quantize a whole array in parallel parts."""
-    bounds, nontemporal = cuts(len(x), num_parts), _nontemporal(y, layout)
-
-    def quantize_part(part: int) -> None:
-        elements = Elements(0, *bounds[part : part + 2])
-        kernels.quantize(x, y, *params.arguments(elements, layout), params.op, nontemporal)
-
-    run_parts(quantize_part, num_parts)
-
-
-def can_fuse(layout: Layout, num_parts: int) -> bool:
-    """Tell whether slices are runs short enough to be measured and quantized while in the cache."""
-    return layout.is_contiguous and layout.inner <= _BATCH and layout.num_slices >= num_parts
-
-
-def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
-    """Measure and quantize a whole array for which `can_fuse` is true, in one pass over memory."""
-    batch = max(_BATCH // layout.inner // VECTOR_SIZE, 1) * VECTOR_SIZE
-    bounds, nontemporal = cuts(layout.num_slices, num_parts), _nontemporal(y, layout)
-    op, codes = op_and_codes(spec, dtype)
-
-    def quantize_part(part: int) -> None:
-        measuring = _measuring(x, batch, batch, layout, [codes], dtype)
-        first, last = bounds[part : part + 2]
-        kernels.fake_quantize_slices(x, y, first, last, layout.steps(), measuring, op, nontemporal)
-
-    run_parts(quantize_part, num_parts)
-
-
-def _measuring(
-    x: Stored, num_slices: int, in_chunk: int, layout: Layout | None, codes: Sequence[Codes], dtype: str
-) -> SliceMeasuring:
-    """Return how slices are measured, with scratch buffers for the slices of a call, and of a chunk under each setting.
-
-    `codes` has those of each setting. Slices are runs of one `layout`, or of several (None).
-    """
-    number, settings = FLOAT_TYPE[dtype], len(codes)
-    of_chunk = -(-in_chunk // VECTOR_SIZE) * VECTOR_SIZE
-    of_call = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE + VECTOR_SIZE
-    inner, row = (1, 1) if layout is None else (layout.inner, layout.row)
-    has_short_runs = inner <= _SHORT_RUN and inner % VECTOR_SIZE == 0 == row % inner
-    return SliceMeasuring(
-        x.view(PATTERN[dtype]),
-        *order_key_limits(dtype),
-        q_min=np.array([each.q_min for each in codes], number),
-        q_max=np.array([each.q_max for each in codes], number),
-        short_runs=True if has_short_runs else None,
-        order_keys=np.empty((2, of_call), PATTERN[dtype]),
-        ranges=np.empty((2, of_call), number),
-        values=np.empty((settings, QPARAM_ROWS, of_chunk), number),
-        flags=np.empty((settings, FLAG_ROWS, of_chunk), np.bool_),
-        clipping=np.empty(settings, np.bool_),
-        degenerate=np.empty((settings, of_call), np.bool_),
-    )
-
-
-def _nontemporal(y: Stored, layout: Layout) -> StaticBool:
-    """True for non-temporal stores to `y`: larger than the caches, with runs or rows aligned to whole vectors."""
-    if y.nbytes < NONTEMPORAL_BYTES or VECTOR_SIZE * y.itemsize < LINE_BYTES:
-        return None
-    whole_runs = layout.inner % VECTOR_SIZE == 0 or is_columnar(layout)
-    runs_align = layout.num_slices == 1 or (whole_runs and layout.row % VECTOR_SIZE == 0)
-    aligned = y.ctypes.data % (VECTOR_SIZE * y.itemsize) == 0
-    in_turn = not is_columnar(layout) or writes_whole_lines()
-    return True if aligned and runs_align and in_turn else None
-
-
-def _nontemporal_parts(itemsize: int) -> StaticBool:
-    """True for non-temporal stores to parts of a large output; with AVX2, sums take half a vector at a time."""
-    stored = VECTOR_SIZE * itemsize // (1 if writes_whole_lines() else 2)
-    return True if stored >= LINE_BYTES else None
-
-
-def writes_whole_lines() -> bool:
-    """Tell whether a float32 vector is one store.
-
-    On Zen 3, non-temporal stores of half cache lines to several rows in turn take 3 times as long as ordinary stores,
-    and twice as long from a buffer.
-    """
-    return host_has("avx512f")
-
-
 def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
     """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
     num_slices = ranges.shape[1]
@@ -189,6 +101,12 @@ def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: i
         columns=_spread(values, layout) if is_columnar(layout) else None,
         op=op,
     )
+
+
+def _spread(qparams: Floats, layout: Layout) -> Floats:
+    """Return the qparams of each element of a row, which wrap around."""
+    around = np.arange(layout.row + VECTOR_SIZE) % layout.row
+    return np.ascontiguousarray(qparams[:, around // layout.inner])
 
 
 def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams) -> None:
@@ -219,15 +137,15 @@ def quantize_and_sum(
         part = x[first - base : last - base]
         out = y[first - base : last - base] if keep else np.empty_like(part)
         quantize(part, out, first, first, last, layout, params)
-        _look_closer(part, out, first, layout, params, sums[chunk, setting])
+        _look_closer_at_slices(part, out, first, layout, params, sums[chunk, setting])
     return list(sums.swapaxes(0, 1))
 
 
-def _look_closer(
+def _look_closer_at_slices(
     x: Stored, y: Stored, first: int, layout: Layout, params: QuantParams, row: NDArray[np.float64]
 ) -> None:
-    """Sum a chunk, elements from `first` on, again; mark slices that became infinite or NaN as degenerate."""
-    look_closer(x, y, row)
+    """`_look_closer` at elements from `first` on; marks slices that became infinite or NaN as degenerate."""
+    _look_closer(x, y, row)
     if row[NONFINITE] or row[NONFINITE_OUTPUT]:
         slices = layout.slice_of(np.arange(first, first + x.size)) - params.first_slice
         v, w, (lo, hi) = floats_of(x), floats_of(y), params.qparams[:2, slices]
@@ -251,7 +169,7 @@ def fake_quantize_and_sum(
     num_slices = layout.slice_of(end - 1) + 1 - first_slice
     in_chunk = CHUNK_ELEMENTS // layout.inner + CHUNK_ELEMENTS // layout.row + 4  # the last of each row may be short
     ops, codes = zip(*(op_and_codes(spec, dtype) for spec in specs), strict=True)
-    measuring = _measuring(x, num_slices, min(num_slices, in_chunk), layout, codes, dtype)
+    measuring = measuring_of(x, num_slices, min(num_slices, in_chunk), layout, codes, dtype)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS), len(specs))
     nontemporal = _nontemporal_parts(x.itemsize) if total_bytes >= NONTEMPORAL_BYTES else None
     loop = Loop(x, y, ops[0], keep, nontemporal, terms_of(x, x, settings=len(specs)), CHUNK_ELEMENTS)
@@ -275,7 +193,7 @@ def fake_quantize_and_sum_each(
     `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
     count, (op, codes) = len(layouts), op_and_codes(spec, dtype)
-    measuring = _measuring(x, max_slices, max_slices, None, [codes], dtype)
+    measuring = measuring_of(x, max_slices, max_slices, None, [codes], dtype)
     tensors = np.zeros((count, 8), np.int64)
     tensors[:, 0], tensors[:, 2:6], tensors[:, 7] = -layouts[:, 0], layouts[:, 1:], layouts[:, 1]
     sums, found = empty_sums(count), Found(np.empty((count, 2), FLOAT_TYPE[dtype]), np.zeros(count, np.int64))
@@ -283,6 +201,63 @@ def fake_quantize_and_sum_each(
     kernels.fake_quantize_and_sum(loop, tensors, measuring, sums[:, None], found)
     sums[:, [INPUT_MIN, INPUT_MAX]] = found.extremes
     return BatchSums(sums=sums, num_degenerate=found.num_degenerate, is_done=np.isfinite(sums[:, ABS_ERROR]))
+
+
+def measuring_of(
+    x: Stored, num_slices: int, in_chunk: int, layout: Layout | None, codes: Sequence[Codes], dtype: str
+) -> SliceMeasuring:
+    """Return how slices are measured, with scratch buffers for the slices of a call, and of a chunk under each setting.
+
+    `codes` has those of each setting. Slices are runs of one `layout`, or of several (None).
+    """
+    number, settings = FLOAT_TYPE[dtype], len(codes)
+    of_chunk = -(-in_chunk // VECTOR_SIZE) * VECTOR_SIZE
+    of_call = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE + VECTOR_SIZE
+    inner, row = (1, 1) if layout is None else (layout.inner, layout.row)
+    has_short_runs = inner <= _SHORT_RUN and inner % VECTOR_SIZE == 0 == row % inner
+    return SliceMeasuring(
+        x.view(PATTERN[dtype]),
+        *order_key_limits(dtype),
+        q_min=np.array([each.q_min for each in codes], number),
+        q_max=np.array([each.q_max for each in codes], number),
+        short_runs=True if has_short_runs else None,
+        order_keys=np.empty((2, of_call), PATTERN[dtype]),
+        ranges=np.empty((2, of_call), number),
+        values=np.empty((settings, QPARAM_ROWS, of_chunk), number),
+        flags=np.empty((settings, FLAG_ROWS, of_chunk), np.bool_),
+        clipping=np.empty(settings, np.bool_),
+        degenerate=np.empty((settings, of_call), np.bool_),
+    )
+
+
+def terms_of(x: Stored, y: Stored, *, extreme: bool = False, settings: int = 1) -> Terms:
+    """Return terms in float32, or in float64 for float64 elements and `extreme` chunks."""
+    is_double = extreme or x.dtype == np.float64 or y.dtype == np.float64
+    zero = np.float64(0) if is_double else np.float32(0)
+    lanes = settings * VECTOR_SIZE
+    return Terms(
+        zero,
+        None if is_double else True,
+        np.empty(NUM_SUMS * lanes),
+        np.empty(lanes, zero.dtype),
+        np.empty(lanes, np.int32),
+        np.empty(RUN if settings > 1 else 0, zero.dtype) if x.dtype.itemsize == 2 else None,
+    )
+
+
+def _nontemporal_parts(itemsize: int) -> StaticBool:
+    """True for non-temporal stores to parts of a large output; with AVX2, sums take half a vector at a time."""
+    stored = VECTOR_SIZE * itemsize // (1 if writes_whole_lines() else 2)
+    return True if stored >= LINE_BYTES else None
+
+
+def writes_whole_lines() -> bool:
+    """Tell whether a float32 vector is one store.
+
+    On Zen 3, non-temporal stores of half cache lines to several rows in turn take 3 times as long as ordinary stores,
+    and twice as long from a buffer.
+    """
+    return host_has("avx512f")
 
 
 def sum_slices(
@@ -321,7 +296,44 @@ def errors(x: Stored, y: Stored, dtype: str) -> NDArray[np.float64]:
     return sums
 
 
-def _spread(qparams: Floats, layout: Layout) -> Floats:
-    """Return the qparams of each element of a row, which wrap around."""
-    around = np.arange(layout.row + VECTOR_SIZE) % layout.row
-    return np.ascontiguousarray(qparams[:, around // layout.inner])
+def error_sums(x: Stored, y: Stored) -> NDArray[np.float64]:
+    """Return the error sums (chunks, SUM_COLUMNS) of y - x, without the extremes of x and the clip counts."""
+    sums = empty_sums(-(-len(x) // CHUNK_ELEMENTS))
+    kernels.sum_chunks(x, y, terms_of(x, y), sums)
+    for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
+        part = slice(chunk * CHUNK_ELEMENTS, (chunk + 1) * CHUNK_ELEMENTS)
+        _look_closer(x[part], y[part], sums[chunk])
+    return sums
+
+
+def _look_closer(x: Stored, y: Stored, row: NDArray[np.float64]) -> None:
+    """Sum a chunk again into its `row`, without non-finite elements, and in float64 if it is extreme."""
+    finite_x, finite_y = np.isfinite(floats_of(x)), np.isfinite(floats_of(y))
+    measured = finite_x & finite_y
+    row[NONFINITE] = x.size - np.count_nonzero(finite_x)
+    row[NONFINITE_OUTPUT] = np.count_nonzero(finite_x & ~finite_y)
+    x, y = np.where(measured, x, x.dtype.type(0)), np.where(measured, y, y.dtype.type(0))
+    for extreme in (False, True):
+        kernels.sum_chunks(x, y, terms_of(x, y, extreme=extreme), row[None])
+        if not np.isnan(row[ABS_ERROR]):
+            break
+
+
+class CpuBackend:
+    """Numba's CPU target; methods as in `backend.Backend`."""
+
+    name = "cpu"
+    takes_batches = True
+    measure_range = staticmethod(measure_range)
+    quant_params = staticmethod(quant_params)
+    quantize = staticmethod(quantize)
+    quantize_and_sum = staticmethod(quantize_and_sum)
+    fake_quantize_and_sum = staticmethod(fake_quantize_and_sum)
+    fake_quantize_and_sum_each = staticmethod(fake_quantize_and_sum_each)
+    errors = staticmethod(errors)
+    sum_slices = staticmethod(sum_slices)
+    extremes = staticmethod(extremes)
+    differentiate = staticmethod(differentiate)
+
+    def empty(self, nbytes: int) -> NDArray[np.uint8]:
+        return np.empty(nbytes, np.uint8)

@@ -95,7 +95,7 @@ def _widen(totals, k, values):
 def finish_chunk(x, i, n, terms, setting, row):
     """Reduce the accumulators of a setting into the `row` (SUM_COLUMNS,) of the chunk x[i : i + n].
 
-    ABS_ERROR is not finite where `look_closer` must sum the chunk again.
+    ABS_ERROR is not finite where the chunk must be summed again, see `cpu/dispatch.py`.
     """
     totals, begin = terms.totals, setting * columns.NUM_SUMS * VECTOR_SIZE
     for k in range(columns.NUM_SUMS):

@@ -188,7 +188,7 @@ def quantize_and_sum(loop, elements, steps, qparams, sums):
 
     `qparams` have the settings as their first dimension. With `keep` there is one setting, and `y` its output.
     A chunk with a non-finite ABS_ERROR must be quantized again by `quantize`, for its NaN, and summed again, see
-    `look_closer` in `cpu/errors.py`. The input extremes are left unset.
+    `cpu/dispatch.py`. The input extremes are left unset.
     """
     base, start, stop = elements
     for chunk in range(sums.shape[0]):
