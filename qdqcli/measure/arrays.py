@@ -67,7 +67,8 @@ def quantize_and_measure(
     if is_on_device(input):
         raise DTypeError("the input is on a device; statistics are for arrays in memory, copy it there first")
     x, dtype = as_array(input)
-    spec = replace(spec or QuantSpec(), **cast(dict[str, Any], settings))  # accepts enum names too
+    chosen = cast(dict[str, Any], settings)  # accepts enum names too
+    spec = QuantSpec(**chosen) if spec is None else replace(spec, **chosen)
     if given_range is not None:
         spec = replace(spec, range_given=True)
     elif spec.range_given:
@@ -75,7 +76,8 @@ def quantize_and_measure(
         if given_range is None:
             raise SpecError("the range is to be given: pass given_range")
     layout = Layout.of(x.shape, spec)
-    _check_range(given_range, layout)
+    if given_range is not None:
+        _check_range(given_range, layout)
     stored = np.ascontiguousarray(x).reshape(-1).view(STORAGE[dtype])
     y = aligned(stored.size, stored.dtype)
     with Workers() as workers:
@@ -83,8 +85,8 @@ def quantize_and_measure(
     return y.view(x.dtype).reshape(x.shape), ErrorStats(*sums)
 
 
-def _check_range(given_range: GivenRange | None, layout: Layout) -> None:
-    for name, end in zip(("input_min", "input_max"), given_range or (), strict=False):
+def _check_range(given_range: GivenRange, layout: Layout) -> None:
+    for name, end in zip(("input_min", "input_max"), given_range, strict=False):
         values = real_numbers(name, end)
         if values.ndim > 1 or (values.ndim and values.size != layout.num_ranges):
             raise SpecError(f"{name} has shape {list(values.shape)}; it takes a scalar or {layout.num_ranges} values")
