@@ -86,7 +86,13 @@ class FolderLock:
             raise output_error(path, error) from error
         with ExitStack() as undo:
             undo.callback(os.close, descriptor)
-            has_flock = self._flock(descriptor)
+            has_flock = True
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if self._is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _held(self._folder) from None
+            except OSError:  # a file system without locks
+                has_flock = False
             try:
                 # A lock on a file that its last holder has unlinked excludes nobody.
                 is_held = path.stat().st_ino == os.fstat(descriptor).st_ino
@@ -139,16 +145,6 @@ class FolderLock:
             f"{show_path(self._folder)}: {what}, who could lead what is built in it elsewhere; remove it, or choose "
             "another OUTPUT"
         )
-
-    def _flock(self, descriptor: int) -> bool:
-        """Lock the file; return False on a file system without locks."""
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if self._is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _held(self._folder) from None
-        except OSError:
-            return False
-        return True
 
     def _make_claim(self, *, is_new: bool) -> bool:
         """Create the next claim; return False if another process was faster."""

@@ -497,7 +497,8 @@ def output_tree(
 
 def output_paths(output: Path) -> tuple[Path, Path]:
     """Return OUTPUT, independent of moves of the working folder, and the folder in which it is built."""
-    return anchored(output), partial_path(anchored(output))
+    output = anchored(output)
+    return output, partial_path(output)
 
 
 def partial_path(output: Path) -> Path:
