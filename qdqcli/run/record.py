@@ -33,7 +33,15 @@ def record_rows(rows: Sequence[Row]) -> JsonObject:
     channels = {}
     for i, row in enumerate(rows):
         if isinstance(row, TensorResult):
-            _write(row, ints, floats)
+            sums, expansions = row.sums, _expansions(row.sums)
+            ints.extend((row.num_slices, row.num_zero_slices))
+            ints.extend(_counts(sums))
+            ints.extend(map(len, expansions))
+            floats.append(nan if row.input_min is None else row.input_min)
+            floats.append(nan if row.input_max is None else row.input_max)
+            floats.extend(_extremes(sums))
+            for parts in expansions:
+                floats.extend(parts)
             if row.channels is not None:
                 channels[str(i)] = dict(row.channels)
     packed = {"ints": b64encode(ints).decode(), "floats": b64encode(floats).decode()}
@@ -64,19 +72,6 @@ def restore_rows(record: Parsed, plan: Plan, first: int, scale_bits: int) -> lis
                 TensorResult(source=source, spec=decision, scale_bits=scale_bits, channels=channels, **measured)
             )
     return rows
-
-
-def _write(row: TensorResult, ints: "array[int]", floats: "array[float]") -> None:
-    sums = row.sums
-    expansions = _expansions(sums)
-    ints.extend((row.num_slices, row.num_zero_slices))
-    ints.extend(_counts(sums))
-    ints.extend(map(len, expansions))
-    floats.append(nan if row.input_min is None else row.input_min)
-    floats.append(nan if row.input_max is None else row.input_max)
-    floats.extend(_extremes(sums))
-    for parts in expansions:
-        floats.extend(parts)
 
 
 def _read(ints: Iterator[int], floats: Iterator[float]) -> JsonObject:
