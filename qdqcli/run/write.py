@@ -56,7 +56,8 @@ class Destination:
     @property
     def num_passes(self) -> int:
         """Number of times that the bytes of the inputs are read or hashed."""
-        return 1 + self.verify + 2 * self.has_provenance
+        has_digests = self.verify or self.has_provenance
+        return 1 + self.verify + has_digests + self.has_provenance
 
 
 def execute_run(
