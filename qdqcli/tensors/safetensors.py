@@ -160,9 +160,9 @@ def _parse_record(name: str, record: object, shard: str, data_start: int) -> Ten
         for value in values:
             if type(value) is not int or not 0 <= value < _U64:  # `type`: True is an int
                 raise bad_tensor(name, f"{field} holds {_shown(value)}, not an integer from 0 to 2^64-1")
+        if field == "shape" and len(values) > MAX_DIMENSIONS:
+            raise bad_tensor(name, f"has {len(values)} dimensions, at most {MAX_DIMENSIONS} are read")
     shape, offsets = fields["shape"], fields["data_offsets"]
-    if len(shape) > MAX_DIMENSIONS:
-        raise bad_tensor(name, f"has {len(shape)} dimensions, at most {MAX_DIMENSIONS} are read")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise bad_tensor(name, "data_offsets are not a begin and an end")
     begin, end = offsets

@@ -72,6 +72,7 @@ REFUSED = {
     "shape holds True": record(shape=[True, 2]),
     "shape holds 18446744073709551616": record(shape=[2**64]),
     "shape holds -0.0": raw_safetensors('{"w":{"dtype":"U8","shape":[-0],"data_offsets":[0,0]}}'),
+    "65 dimensions": record(shape=[1] * 65, data_offsets=[-8, 0]),
     "not fit in 64 bits": record(shape=[2**32, 2**32]),
     "does not fit": record(shape=[2**63, 2, 0]),
     "need 16 bytes but data_offsets give 8": record(shape=[4]),
