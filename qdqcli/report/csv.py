@@ -80,4 +80,6 @@ def _cell(value: object, options: ReportOptions) -> str | int | float | None:
             return csv_cell(value, ascii_only=options.ascii_only)
         case int() | float() | None:
             return value
+        case list():  # a pair of axes, as --axis takes it
+            return ",".join(map(str, value))
     raise TypeError(f"no CSV cell for {value!r}")

@@ -1,10 +1,12 @@
 """CSV as a spreadsheet and a data frame see it."""
 
 import csv
+from dataclasses import replace
 from io import StringIO
 
 import pytest
 
+from qdqcli.op.spec import QuantSpec
 from qdqcli.report.csv import COLUMNS
 from qdqcli.report.formatter import formatter
 from qdqcli.report.options import ReportOptions
@@ -30,6 +32,12 @@ def test_every_field_of_the_json_report_has_a_column() -> None:
             for name, value in flat.items():
                 expected = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
                 assert cells[name] == expected, name
+
+
+def test_a_pair_of_axes_is_spelled_as_the_option_takes_it() -> None:
+    row = next(row for row in EVERY_KIND.rows if isinstance(row, TensorResult) and len(row.source.shape) > 1)
+    stacked = replace(EVERY_KIND, rows=[row._replace(spec=QuantSpec(axis=(0, 1)))])
+    assert [cells["axis"] for cells in table(stacked)] == ["0,1"]
 
 
 def test_numbers_are_read_back_to_the_last_bit() -> None:
