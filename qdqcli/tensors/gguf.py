@@ -102,6 +102,8 @@ def open_gguf(path: Path, name: str, void_dtype: str | None = None) -> "GgufShar
         for stored in header.tensors:
             for found in names_of(stored.name, stored.shape, model):
                 size = stored.nbytes // found.parts
+                if found.heads and size % found.shape[0]:
+                    raise bad_tensor(stored.name, f"its rows in order of heads are no blocks of {stored.kind.name}")
                 begin = start + stored.offset + found.part * size
                 tensors.append(TensorInfo(found.name, _DTYPES[stored.kind.name], found.shape, name, begin, size))
                 layouts[found.name] = _Layout(found.heads, found.added if stored.kind.name == "F32" else 0.0)

@@ -18,7 +18,7 @@ from qdqcli.tensors.checkpoint import open_checkpoint
 from qdqcli.tensors.gguf import KINDS, QUANTIZED
 from qdqcli.tensors.gguf_names import ARCHITECTURES, Model, names_of
 from tests.conftest import Qdq
-from tests.tensors.packed.gguf_files import Array, decoded, finish, weight, write_gguf, write_model
+from tests.tensors.packed.gguf_files import Array, blocks, decoded, finish, weight, write_gguf, write_model
 from tests.tensors.packed.golden import arrays
 from tests.tensors.packed.golden import decoded as view_of
 
@@ -119,6 +119,14 @@ def test_heads_that_are_lost_or_do_not_divide_the_rows(tmp_path: Path, qdq: Qdq,
     assert outcome.code == 3
     assert "heads" in outcome.error
     assert "attn_q" in outcome.error
+
+
+def test_heads_within_a_block(tmp_path: Path, qdq: Qdq) -> None:
+    bias = blocks(weight(1, 32), Type.Q8_0)
+    path = write_gguf(tmp_path / "a.gguf", {"blk.0.attn_q.bias": bias}, head_count=4)
+    outcome = qdq("decode", path, "-o", tmp_path / "a.safetensors")
+    assert outcome.code == 3
+    assert "tensor 'blk.0.attn_q.bias': its rows in order of heads are no blocks of Q8_0" in outcome.error
 
 
 def test_compare_decode_and_measure(tmp_path: Path, qdq: Qdq) -> None:
