@@ -103,6 +103,7 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
     """Do the work of `qdq run`, of one part of it, or with `must_be_complete` of its last step."""
     # Imported late: `qdq run --help` does not need it.
     from qdqcli.output.placement import anchored
+    from qdqcli.output.tree import check_names, output_paths
 
     if asked.dry_run and asked.verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
@@ -117,9 +118,16 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
     if report.reports:
         inputs = files.less_reports(inputs)
     plans = plan_inputs(call, inputs, request)
-    outputs = _Outputs(call=call, request=request, files=files, inputs=checkpoints_of(plans), asked=asked, gate=gate,
+    inputs = checkpoints_of(plans)
+    if files.reads or files.writes:
+        files.check(inputs, output_paths(asked.output))
+    outputs = _Outputs(call=call, request=request, files=files, inputs=inputs, asked=asked, gate=gate,
                        must_be_complete=must_be_complete)  # fmt: skip
-    tree = outputs.whole()
+    tree = None
+    if session.keeps_going:  # each input has a tree of its own
+        check_names(inputs)
+    else:
+        tree = outputs.tree(inputs, asked.output)
     if asked.dry_run:
         deliver_listing(call, listing_of("run", plans, request))
         session.note(f"dry run: {show_path(asked.output)} was not written")
@@ -170,7 +178,7 @@ class _Outputs:
                 except FileExistsError:
                     raise UsageError(f"{show_path(output)}: is a file; with --keep-going OUTPUT is a folder") from None
             checkpoint = own[0].checkpoint
-            return self.write(own, self._tree([checkpoint], output / entry_name(checkpoint)), distribution)
+            return self.write(own, self.tree([checkpoint], output / entry_name(checkpoint)), distribution)
 
         try:
             return run_each_input(session, plans, write, lambda: DONE if self.done[-1].has_written else FINISHED)
@@ -213,18 +221,8 @@ class _Outputs:
         self.done.append(tree)
         return result
 
-    def whole(self) -> "OutputTree | None":
-        """Return the tree of all inputs; None where each has its own."""
-        from qdqcli.output.tree import check_names, output_paths
-
-        if self.files.reads or self.files.writes:
-            self.files.check(self.inputs, output_paths(self.asked.output))
-        if not self.call.session.keeps_going:
-            return self._tree(self.inputs, self.asked.output)
-        check_names(self.inputs)
-        return None
-
-    def _tree(self, own: Sequence[Checkpoint], output: Path) -> "OutputTree":
+    def tree(self, own: Sequence[Checkpoint], output: Path) -> "OutputTree":
+        """Return the tree of some inputs; prints its notes."""
         from qdqcli.output.files import NamedFile
         from qdqcli.output.tree import output_tree
 

@@ -34,7 +34,7 @@ from qdqcli.tensors.index import is_index
 from qdqcli.tensors.input_file import FileIdentity
 from qdqcli.tensors.mount import mount_points
 from qdqcli.tensors.note import Note, NoteKind
-from qdqcli.tensors.output_file import OutputFile, copy_file, private_mode, sync_folder
+from qdqcli.tensors.output_file import OutputFile, copy_file, sync_folder
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.rename import exchange, rename_new
 from qdqcli.tensors.system_error import blame_input, blame_output
@@ -563,8 +563,9 @@ def _mode_of(path: Path) -> int:
 
 
 def _make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Create a folder with its parents: all access for the owner, that of `mode` for group and others."""
     with blame_output(folder):
-        folder.mkdir(private_mode(mode), parents=True, exist_ok=True)
+        folder.mkdir(0o700 | mode & 0o077, parents=True, exist_ok=True)
 
 
 def _disown(partial: Path) -> None:

@@ -48,7 +48,7 @@ class OutputFile:
                 with tempfile.TemporaryFile(dir=self._blamed) as file:
                     self._descriptor = os.dup(file.fileno())
             else:
-                self._descriptor = self._open_locked(unfinished, 0o666 & private_mode(mode))
+                self._descriptor = self._open_locked(unfinished, 0o600 | mode & 0o066)
 
     def resize(self, size: int) -> None:
         """Set the file's final size in bytes; unwritten ranges read as zeros."""
@@ -223,11 +223,6 @@ def _copy_attributes(path: Path, descriptor: int) -> None:
         with suppress(PermissionError):
             os.fchown(descriptor, status.st_uid, status.st_gid)
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-
-
-def private_mode(mode: int) -> int:
-    """Return the mode of a copy of a file or folder: full access for the owner, unchanged for group and others."""
-    return stat.S_IRWXU | mode & (stat.S_IRWXG | stat.S_IRWXO)
 
 
 def copy_file(file: InputFile, target: Path, on_chunk: Callable[[], None] = lambda: None) -> None:
