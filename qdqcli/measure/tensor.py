@@ -173,7 +173,7 @@ class _Group:
     known: _Known | None
     """Of all slices, before blocks are read; None where those of a block follow from it."""
     is_one_call: bool
-    """True where a single call measures the ranges of a block's slices, quantizes and sums, unless that takes steps."""
+    """True where one call measures, quantizes and sums the slices of a block, if their elements are finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
