@@ -127,6 +127,20 @@ def test_run_reports_progress_and_resumes(model: Path, tmp_path: Path) -> None:
     assert again.to_json()["tensors"] == first.to_json()["tensors"]
 
 
+@pytest.mark.parametrize(("provenance", "num_hashed"), [(False, 1), (True, 2)])
+def test_progress_counts_each_pass_over_a_verified_file(
+    tiny: Path, tmp_path: Path, provenance: bool, num_hashed: int
+) -> None:
+    """Its inputs are hashed for the record of provenance alone."""
+    calls: list[tuple[str, int, int]] = []
+    output = tmp_path / "out.safetensors"
+    qdqcli.run(tiny, output, verify=True, provenance=provenance, on_progress=lambda *call: calls.append(call))
+    (*_, (_, done, total)) = calls
+    nbytes = total // (2 + num_hashed)
+    assert 0 < nbytes * (2 + num_hashed) == total
+    assert done == 2 * nbytes + num_hashed * output.stat().st_size
+
+
 def test_an_interrupted_run_leaves_no_output_and_goes_on(model: Path, tmp_path: Path) -> None:
     qdqcli.quantize(model, tmp_path / "whole")
 
