@@ -155,13 +155,16 @@ class OutputTree:
 
     def __enter__(self) -> Self:
         """Create the partial folder and lock it; remove stale content, unless the run resumes."""
+        was_there = os.path.lexists(self.partial)  # perhaps as a mount point, from which nothing can be renamed
         self._lock = FolderLock(self.partial, break_lock=self._break_lock, is_shared=self._is_part)
         with ExitStack() as undo:
             undo.callback(self.suspend if self._is_part or self.resumes else self.abort)
             if (self.partial / FolderLock.NAME.upper()).exists():
                 self._check_case()
-            with blame_output(self.partial):
-                has_earlier = not self._is_part and os.listdir(self.partial) != [FolderLock.NAME]  # noqa: PTH208
+            has_earlier = False
+            if not self._is_part:
+                with blame_output(self.partial):
+                    has_earlier = was_there or os.listdir(self.partial) != [FolderLock.NAME]  # noqa: PTH208
             if has_earlier:
                 self._restore_replaced()
                 self._check_removable()

@@ -471,6 +471,20 @@ def test_a_disk_that_is_mounted_in_a_stale_partial_folder_keeps_its_files(
     assert kept.read_bytes() == b"words"
 
 
+def test_a_disk_that_is_mounted_as_the_partial_folder_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be renamed from it to OUTPUT; it may be empty, as an earlier run's folder is not."""
+    checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
+    partial = tmp_path / "out.qdq-partial"
+    partial.mkdir()
+    monkeypatch.setattr(tree_module, "mount_points", lambda found: [found] if found == partial else [])
+    tree = OutputTree(checkpoints, tmp_path / "out")
+    with pytest.raises(OutputError, match=r"out\.qdq-partial: is a mount point in a folder that is to be removed"):
+        tree.__enter__()
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
     thesis = write(tmp_path / "out.qdq-partial" / "thesis.txt", b"words")
