@@ -141,6 +141,14 @@ def test_progress_counts_each_pass_over_a_verified_file(
     assert done == 2 * nbytes + num_hashed * output.stat().st_size
 
 
+def test_runs_leave_no_file_open(tiny: Path, tmp_path: Path) -> None:
+    counts = []
+    for name in ("out.safetensors", "other.safetensors"):
+        qdqcli.run(tiny, tmp_path / name)
+        counts.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
+    assert counts[0] == counts[1]
+
+
 def test_an_interrupted_run_leaves_no_output_and_goes_on(model: Path, tmp_path: Path) -> None:
     qdqcli.quantize(model, tmp_path / "whole")
 

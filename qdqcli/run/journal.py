@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -166,7 +166,7 @@ class FinishedShard:
 
 
 class Journal:
-    """Journal of the output tree, whose lock must be held; read if the run resumes.
+    """Journal of the output tree, whose lock must be held; read if the run resumes. `close` closes its file.
 
     Raises:
         UsageError: it belongs to a run on another input or with other settings; names the difference.
@@ -183,13 +183,16 @@ class Journal:
         self._is_built = False
         self.shards = [FinishedShard() for _ in plans]
         """The finished work on each shard."""
-        if self._log.lines:
-            self._resume(plans)
-            return
-        if output.resumes:
-            output.disown()
-            output.start_anew()
-        self._append(fingerprint)
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            if self._log.lines:
+                self._resume(plans)
+            else:
+                if output.resumes:
+                    output.disown()
+                    output.start_anew()
+                self._append(fingerprint)
+            undo.pop_all()
 
     def _resume(self, plans: Sequence[Plan]) -> None:
         """Take over the work of the earlier run, and remove the rest of its output."""

@@ -1,6 +1,7 @@
 """Writing of outputs: a measuring job whose quantized tensors become an output tree, verified and with provenance."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -91,16 +92,29 @@ def execute_run(
                 return result_of(job.command, plans, job.request.settings, [])
         elif not output.may_replace:
             made.check_settings(output)
-    journal = None
     if output.is_committed:
         rows = measure_plans(plans, measuring, workers, job.distribution)
-    else:
-        fingerprint = fingerprint_of(plans, made.decisions, made.settings, measuring)
-        journal = Journal(output, plans, fingerprint, measuring.scale_bits)
+        return _complete(job, destination, workers, progress, made, rows, None)
+    fingerprint = fingerprint_of(plans, made.decisions, made.settings, measuring)
+    with closing(Journal(output, plans, fingerprint, measuring.scale_bits)) as journal:
         if destination.must_be_complete:
             output.is_kept = True
             journal.check_complete(plans)
         rows = write_plans(plans, measuring, workers, output, journal, job.distribution)
+        return _complete(job, destination, workers, progress, made, rows, journal)
+
+
+def _complete(
+    job: Job,
+    destination: Destination,
+    workers: Workers,
+    progress: ProgressListener,
+    made: Provenance,
+    rows: Sequence[Row],
+    journal: Journal | None,
+) -> RunResult:
+    """Verify the output, record its provenance and commit it, all where requested and not done; returns the result."""
+    output, on_bytes = destination.tree, job.measuring.on_bytes
     num_opened = 0
     if destination.verify:
         progress.begin("verifying")
@@ -109,13 +123,13 @@ def execute_run(
     result = replace(result, notes=[*result.notes, *output.notes])
     if destination.verify or destination.has_provenance:
         progress.begin("hashing")
-        digests = digest_output(output.result, output.names, workers, measuring.on_bytes, job.distribution)
+        digests = digest_output(output.result, output.names, workers, on_bytes, job.distribution)
         if destination.verify:
             result = replace(result, verification=verification_of(output, digests, num_opened))
         if destination.has_provenance:
-            text = made.text(output, digests, summary_to_json(result), workers, measuring.on_bytes)
+            text = made.text(output, digests, summary_to_json(result), workers, on_bytes)
     if journal is not None and output.is_remote:
-        journal.check_unchanged(plans)
+        journal.check_unchanged(job.plans)
     if not output.is_committed:
         if output.is_folder:
             output.write_marker(text)
