@@ -5,6 +5,7 @@ A large BF16 or F16 tensor is read once; later queries cost the same for a milli
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from threading import Lock
 from typing import Self
 
@@ -22,7 +23,6 @@ from qdqcli.op.spec import QuantSpec
 NUM_PATTERNS = 1 << 16
 HISTOGRAM_ELEMENTS = 1 << 19
 """Size from which a tensor with one range is measured by patterns; below it, visiting all patterns takes longer."""
-_PATTERNS = np.arange(NUM_PATTERNS, dtype=np.uint16)
 _COUNTER_LIMIT = 1 << 31
 """Elements after which 32-bit counters are flushed to 64-bit ones."""
 
@@ -40,25 +40,36 @@ class PatternHistogram:
         """Return the counts of both parts together."""
         return type(self)(dtype=self.dtype, counts=self.counts + other.counts)
 
+    @cached_property
+    def occurring(self) -> NDArray[np.intp]:
+        """The patterns that occur, in order: some thousands of a weight's elements."""
+        return np.flatnonzero(self.counts > 0)
+
     def ranges(self) -> Floats:
         """Return the range (2, 1) that the elements span, ignoring NaN; NaN if all elements are NaN."""
-        stored = _PATTERNS[self.counts > 0].view(STORAGE[self.dtype])
+        x = self._stored()
         order_keys = empty_order_keys(1, self.dtype)
-        if stored.size:
-            cpu.measure_range(stored, 0, stored.size, Layout.of(stored.shape, QuantSpec()), 0, order_keys, self.dtype)
+        if x.size:
+            cpu.measure_range(x, 0, x.size, Layout.of(x.shape, QuantSpec()), 0, order_keys, self.dtype)
         return ranges_of_order_keys(order_keys, self.dtype)
 
     def error_sums(self, params: QuantParams) -> NDArray[np.float64]:
         """Return the error sums (1, SUM_COLUMNS) for these qparams; mark it degenerate if an output is not finite."""
-        x = _PATTERNS.view(STORAGE[self.dtype])
+        x = self._stored()
         y = np.empty_like(x)
-        of_patterns = replace(params, columns=None)  # columns are those of the tensor's rows
-        cpu.quantize(x, y, 0, 0, NUM_PATTERNS, Layout.of(x.shape, QuantSpec()), of_patterns)
         sums = empty_sums(1)
-        lo, hi = params.qparams[0, 0], params.qparams[1, 0]
-        kernels.sum_patterns(self.counts, x, y, lo, hi, np.zeros((NUM_SUMS, VECTOR_SIZE)), sums[0])
+        if x.size:
+            of_patterns = replace(params, columns=None)  # columns are those of the tensor's rows
+            cpu.quantize(x, y, 0, 0, x.size, Layout.of(x.shape, QuantSpec()), of_patterns)
+            lo, hi = params.qparams[0, 0], params.qparams[1, 0]
+            lanes = np.zeros((NUM_SUMS, VECTOR_SIZE))
+            kernels.sum_patterns(self.counts, self.occurring, x, y, lo, hi, lanes, sums[0])
         params.degenerate[0] |= sums[0, NONFINITE_OUTPUT] > 0
         return sums
+
+    def _stored(self) -> Stored:
+        """Return an element of each occurring pattern."""
+        return self.occurring.astype(np.uint16).view(STORAGE[self.dtype])
 
 
 class PatternCounter:

@@ -76,7 +76,7 @@ class MseEstimator:
         x = np.arange(NUM_PATTERNS, dtype=np.uint16).view(STORAGE[self.dtype])
         errors = np.empty(NUM_CANDIDATES)
         qparams = self.qparams(ranges)
-        counts, occurring = patterns.counts, np.flatnonzero(patterns.counts)
+        counts, occurring = patterns.counts, patterns.occurring
         lanes = np.empty(VECTOR_SIZE)
         kernels.sum_candidates_of_patterns(counts, occurring, x, qparams, self.op, lanes, errors)
         return self.shrink(ranges, np.array([least_error(dict(enumerate(errors.tolist())))]))

@@ -47,13 +47,14 @@ def add_element(stored, out, lo, hi, times, sums, total):
     total[columns.ZEROED] += times * ((v != 0) & (w == 0))
 
 
-def sum_patterns(counts, x, y, lo, hi, lanes, total):
-    """Fill `total`, a fresh row of sums, from the counts of all patterns `x` and their outputs `y`.
+def sum_patterns(counts, occurring, x, y, lo, hi, lanes, total):
+    """Fill `total`, a fresh row of sums, from the counts of all patterns of a 16-bit float.
 
-    `lanes` (NUM_SUMS, VECTOR_SIZE) are zeros.
+    `occurring` are the patterns whose count is not 0, `x` and `y` their elements and outputs; `lanes` (NUM_SUMS,
+    VECTOR_SIZE) are zeros.
     """
-    for p in range(counts.size):
-        if counts[p] > 0:
-            add_element(x[p], y[p], lo, hi, np.float64(counts[p]), lanes[:, p % VECTOR_SIZE], total)
+    for j in range(occurring.size):
+        p = occurring[j]
+        add_element(x[j], y[j], lo, hi, np.float64(counts[p]), lanes[:, p % VECTOR_SIZE], total)
     for k in range(columns.NUM_SUMS):
         total[k] = pairwise_sum(load(lanes, k * VECTOR_SIZE))
