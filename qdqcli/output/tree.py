@@ -212,7 +212,9 @@ class OutputTree:
     def sweep(self, but: Collection[Path] = ()) -> None:
         """Remove an earlier run's output files except `but`, which this run continues."""
         own = [self.result / name for name in [*self.names, _MARKER]]
-        for path in [*own, *self.result.rglob(TEMPORARY_PATTERN)]:
+        with blame_output(self.result):
+            temporaries = list(self.result.rglob(TEMPORARY_PATTERN))
+        for path in [*own, *temporaries]:
             if path not in but and path.is_file():
                 with _removing(path):
                     path.unlink(missing_ok=True)

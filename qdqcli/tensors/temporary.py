@@ -26,16 +26,21 @@ def sweep_temporaries(path: Path) -> None:
 
     A process locks its temporaries. Locks of another machine may be invisible here: its temporaries stay for STALE_S.
     """
-    for temporary in path.parent.glob(f".qdq-{_hashed_name(path)}-*.tmp"):
-        with suppress(OSError):  # locked, not ours, or gone: harmless
-            descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                is_local = temporary.stem.rpartition("-")[2][:-8] == _machine()
-                if is_local or time.time() - os.fstat(descriptor).st_mtime > STALE_S:
-                    temporary.unlink()
-            finally:
-                os.close(descriptor)
+    with suppress(OSError):  # the folder cannot be listed, which does not keep anybody from writing
+        for temporary in path.parent.glob(f".qdq-{_hashed_name(path)}-*.tmp"):
+            _remove_stale(temporary)
+
+
+def _remove_stale(temporary: Path) -> None:
+    with suppress(OSError):  # locked, not ours, or gone: harmless
+        descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_local = temporary.stem.rpartition("-")[2][:-8] == _machine()
+            if is_local or time.time() - os.fstat(descriptor).st_mtime > STALE_S:
+                temporary.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _hashed_name(path: Path) -> str:

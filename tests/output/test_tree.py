@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -524,6 +525,21 @@ def test_a_suspended_run_is_resumed(tmp_path: Path) -> None:
         tree.commit()
     assert contents(tmp_path / "out") == contents(tmp_path / "in")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_an_earlier_output_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
+    write(tmp_path / "out.qdq-partial" / "lock", b"")
+    write(tmp_path / "out.qdq-partial" / "result" / "config.json", b"{}")
+
+    def fail(_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with OutputTree(checkpoints, tmp_path / "out", resume=True) as tree:
+        monkeypatch.setattr(os, "scandir", fail)
+        with pytest.raises(OutputError, match=r"out\.qdq-partial/result: Input/output error; the disk"):
+            tree.sweep()
+        monkeypatch.undo()
 
 
 def test_a_run_that_fails_leaves_nothing_unless_it_is_kept(tmp_path: Path) -> None:

@@ -150,6 +150,15 @@ def test_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
     other.unlink()
 
 
+def test_a_folder_that_cannot_be_listed_can_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "scandir", fail)
+    write_file(tmp_path / "r.json", [b"report"])
+    assert (tmp_path / "r.json").read_bytes() == b"report"
+
+
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     """Whatever its process number means here: that of another container means nothing."""
     path = tmp_path / "r.json"
