@@ -68,6 +68,8 @@ def quantize_and_measure(
         raise DTypeError("the input is on a device; statistics are for arrays in memory, copy it there first")
     x, dtype = as_array(input)
     chosen = cast(dict[str, Any], settings)  # accepts enum names too
+    if spec is not None and not isinstance(spec, QuantSpec):
+        raise SpecError(f"spec is of type {type(spec).__name__}; give a QuantSpec, or settings by keyword")
     spec = QuantSpec(**chosen) if spec is None else replace(spec, **chosen)
     if given_range is not None:
         spec = replace(spec, range_given=True)

@@ -132,6 +132,8 @@ def test_what_does_not_fit_is_refused() -> None:
         quantize_and_measure(x, QuantSpec(range_given=True))
     with pytest.raises(SpecError, match=r"input_max has shape \[2\]; it takes a scalar or 3 values"):
         quantize_and_measure(x, QuantSpec(axis=0), (np.zeros(3), np.ones(2)))
+    with pytest.raises(SpecError, match="spec is of type int; give a QuantSpec"):
+        quantize_and_measure(np.zeros(3, np.float32), 4)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="rank 2"):
         quantize_and_measure(x, QuantSpec(axis=2))
     with pytest.raises(DTypeError, match="int64"):
