@@ -6,6 +6,7 @@ Each line starts with a checksum. Reading stops at the first torn or damaged lin
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,8 @@ class LineLog:
 
     def close(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            with suppress(OSError):  # of a late write, on a network disk: lines that count were flushed by `sync`
+                os.close(self._descriptor)
             self._descriptor = -1
 
 

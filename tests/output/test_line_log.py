@@ -1,5 +1,6 @@
 """The log: whole lines come back, whatever a kill or the disk did to the end of the file."""
 
+import errno
 import os
 import resource
 from pathlib import Path
@@ -31,6 +32,24 @@ def read_log(path: Path) -> list[str]:
 def test_lines_come_back(tmp_path: Path) -> None:
     write_log(tmp_path / "log")
     assert read_log(tmp_path / "log") == LINES
+
+
+def test_a_failure_to_close_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network disk reports a late write on closing; what must be on the disk was flushed."""
+    log = LineLog(tmp_path / "log")
+    log.append("line")
+    log.sync()
+    close = os.close
+
+    def fail(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "close", fail)
+    log.close()
+    log.close()
+    monkeypatch.undo()
+    assert read_log(tmp_path / "log") == ["line"]
 
 
 def test_cut_anywhere_the_whole_lines_before_the_cut_count(tmp_path: Path) -> None:
