@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from qdqcli.interrupt import Interruption
 
 EXIT_OUTPUT, EXIT_BUG, EXIT_INTERRUPTED = 4, 70, 130
+NO_MEMORY = b"error: out of memory; raise the limit (ulimit -d, -v)\n"
+"""Said where there is no memory left to make a message."""
 
 
 def main() -> "NoReturn":
@@ -38,9 +40,13 @@ def main() -> "NoReturn":
 def _report(error: BaseException) -> None:
     """Say what went wrong where nothing more can be imported: a limit on files or memory, as a rule."""
     try:
-        text = f"error: {type(error).__name__}: {error}; raise the limits on open files and memory (ulimit -n, -v)"
-        os.write(2, text.encode("ascii", "backslashreplace").replace(b"\n", b" ") + b"\n")
-    except (OSError, MemoryError):
+        try:
+            text = f"error: {type(error).__name__}: {error}; raise the limits on open files and memory (ulimit -n, -v)"
+            line = text.encode("ascii", "backslashreplace").replace(b"\n", b" ") + b"\n"
+        except MemoryError:
+            line = NO_MEMORY
+        os.write(2, line)
+    except OSError:  # the stream is closed or full
         pass
 
 

@@ -211,9 +211,11 @@ def test_little_memory_for_data_is_never_exit_code_1(tmp_path: Path) -> None:
 
 def test_what_is_raised_where_nothing_reports_it_is_not_exit_code_1() -> None:
     """An error before the boundary is there, and a library that wants to exit."""
-    for raised, code in (("OSError('x')", 4), ("MemoryError", 4), ("SystemExit(1)", 70), ("SyntaxError('a\\nb')", 70)):
+    errors = {"OSError('x')": 4, "MemoryError": 4, "SystemExit(1)": 70, "SyntaxError('a\\nb')": 70, "Unsayable": 4}
+    for raised, code in errors.items():
         script = (
             "import sys\nsys.modules['qdqcli.cli.boundary'] = None\n"
+            "class Unsayable(OSError):\n def __str__(self): raise MemoryError\n"
             f"import qdqcli.cli.signals as s\ndef fail(_): raise {raised}\ns.listen = fail\n"
             "from qdqcli.__main__ import main\nmain()"
         )
