@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ SPECS = {
 
 def main(folder: Path, *, with_jit: bool) -> None:
     np.empty, np.empty_like = np.zeros, np.zeros_like  # scratch buffers are compared, too
-    Workers.submit = in_turn  # type: ignore[method-assign]
+    ThreadPoolExecutor.submit = in_turn  # type: ignore[method-assign, assignment]
     called = watch_kernels(with_jit=with_jit)
     path = folder / "x.safetensors"
     for dtype, specs in SPECS.items():
@@ -50,10 +50,10 @@ def main(folder: Path, *, with_jit: bool) -> None:
     assert not missing, missing
 
 
-def in_turn(_workers: Workers, function: Any, item: Any) -> Any:
-    """Process an item at once."""
+def in_turn(_pool: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
+    """Call a function at once that is for a thread."""
     future: Future[Any] = Future()
-    future.set_result(function(item))
+    future.set_result(function(*arguments))
     return future
 
 
