@@ -143,8 +143,7 @@ def _plans(call: Call, path: str, recipe: Recipe) -> list[Plan]:
         raise UsageError(f"{path}: {len(checkpoints)} inputs; compare takes one on each side")
     views = decoded_inputs(checkpoints)
     plans, warnings = make_plans(views, recipe, [Packed()], allow_unmatched=call.reading.allow_unmatched)
-    for warning in warnings:
-        call.session.note(warning)
+    call.session.note(*warnings)
     return plans
 
 
@@ -156,8 +155,7 @@ def _measured(call: Call, ours: list[Plan], theirs: list[Plan], renamings: Seque
         list(map(Renaming.parse, renamings)),
         allow_unmatched=call.reading.allow_unmatched,
     )
-    for warning in warnings:
-        session.note(warning)
+    session.note(*warnings)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.run.compare import compare_entries

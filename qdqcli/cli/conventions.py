@@ -64,8 +64,7 @@ def conventions(call: Call, /, schemes: Sequence[str]) -> None:
 
     allow_unmatched = call.reading.allow_unmatched
     plans, warnings = plan_sweep(checkpoints, request.recipe, columns, packed, allow_unmatched=allow_unmatched)
-    for warning in warnings:
-        call.session.note(warning)
+    call.session.note(*warnings)
     with progress(call.session, plans[0]) as advance, workers_of(call) as workers:
         lab = run_lab(plans, columns, workers, request.settings, advance)
     deliver_pieces(partial(LAB.render, lab), call.report)

@@ -208,8 +208,7 @@ class Gate:
             return unjudged(run)
         beside = None if self.baseline is None else BaselineComparison(run=run, baseline=self.baseline)
         verdict, warnings = judge(run, self.budget, beside, self.today, allow_unmatched=self.allow_unmatched)
-        for warning in warnings:
-            session.note(warning)
+        session.note(*warnings)
         return with_bounds(replace(run, verdict=verdict), self.budget, beside)
 
     def exit_code(self, run: RunResult) -> int:

@@ -154,8 +154,7 @@ def plan_inputs(call: Call, checkpoints: Sequence[Checkpoint], request: Request)
             raise none_left(session)
         checkpoints, packed = [checkpoint for checkpoint, _ in pairs], [own for _, own in pairs]
     plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=call.reading.allow_unmatched)
-    for warning in warnings:
-        session.note(warning)
+    session.note(*warnings)
     return plans
 
 
@@ -240,8 +239,7 @@ def working(
     ranges = None
     if request.ranges_file is not None:
         ranges, warnings = ranges_of(plans, request.ranges_file, allow_unmatched=call.reading.allow_unmatched)
-        for warning in warnings:
-            session.note(warning)
+        session.note(*warnings)
     began = perf_counter()
     with progress(session, plans, phase, passes=passes) as advance, workers_of(call) as workers:
         measuring = Measuring(

@@ -41,8 +41,7 @@ def option_sources_of(options: Settings, session: Session) -> OptionSources:
         sources.append(session.project.settings)
         recipe = session.project.path
     for source in sources:
-        for note in source.notes:
-            session.note(note)
+        session.note(*source.notes)
     values: Mapping[str, object] = options
     names_of_settings = (*keys.SETTINGS, *keys.SELECTION, "ranges_file")
     given = {key: values[key] for key in names_of_settings if key in values and is_given(key)}

@@ -61,9 +61,9 @@ class Session:
         say(f"error: {len(self.failures)} of {len(self.inputs)} inputs failed: {names}")
         self.exit_code = self.failures[first].exit_code
 
-    def note(self, message: str) -> None:
-        """Print a note on stderr, unless quiet."""
-        if not self.quiet:
+    def note(self, *messages: str) -> None:
+        """Print notes on stderr, unless quiet."""
+        for message in () if self.quiet else messages:
             say(f"note: {message}")
 
     def warn(self, message: str) -> None:

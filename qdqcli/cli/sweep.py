@@ -177,8 +177,7 @@ def measure_settings(
 
     allow_unmatched = call.reading.allow_unmatched
     columns, warnings = plan_sweep(checkpoints, request.recipe, settings, packed, allow_unmatched=allow_unmatched)
-    for warning in warnings:
-        call.session.note(warning)
+    call.session.note(*warnings)
     if saved is not None:
         return columns, saved.restore(columns, request.settings)
     with (
