@@ -96,7 +96,7 @@ def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slic
     Raises:
         UsageError: it does not; says how much is needed.
     """
-    if layout.num_slices <= 1:
+    if layout.num_slices <= 1 or layout.num_slices * (QPARAM_BYTES + SUMS_BYTES) <= workers.max_memory:
         return
     for_range = 0 if has_one_pass(layout, blocks_of(info, workers)) else QPARAM_BYTES
     check_memory(info, layout, workers, for_range + (SUMS_BYTES if per_slice else 0))

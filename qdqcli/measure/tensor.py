@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import (
     QPARAM_BYTES,
-    SUMS_BYTES,
     Block,
     InMemory,
     blocks_of,
@@ -75,8 +74,7 @@ class TensorJob:
 def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     """Execute the job: the same bits for every number of threads and block size."""
     layout = layout_of(job.info, job.spec)
-    if layout.num_slices * (QPARAM_BYTES + SUMS_BYTES) > workers.max_memory:
-        check_slices(job.info, layout, workers, per_slice=job.per_slice)
+    check_slices(job.info, layout, workers, per_slice=job.per_slice)
     work = TensorWork(
         info=job.info,
         reader=job.reader,
