@@ -127,11 +127,7 @@ class ShardJob:
                 job = TensorJob(
                     info=tensor,
                     spec=decision,
-                    given_range=(
-                        decision.given_range
-                        if measuring.ranges is None
-                        else measuring.range_of(self.plan, tensor, decision)
-                    ),
+                    given_range=measuring.range_of(self.plan, tensor, decision),
                     per_slice=measuring.per_slice,
                     reader=self.reader,
                     writer=self.writer,
