@@ -87,7 +87,7 @@ def measure_range(
 def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
     """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
     num_slices = ranges.shape[1]
-    capacity = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
+    capacity = _whole_vectors(num_slices)
     padded = np.zeros((2, capacity), FLOAT_TYPE[dtype])
     padded[:, :num_slices] = ranges
     values, flags = np.empty((QPARAM_ROWS, capacity), padded.dtype), np.empty((FLAG_ROWS, capacity), np.bool_)
@@ -101,6 +101,11 @@ def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: i
         columns=_spread(values, layout) if is_columnar(layout) else None,
         op=op,
     )
+
+
+def _whole_vectors(count: int) -> int:
+    """Round up to a multiple of VECTOR_SIZE."""
+    return -(-count // VECTOR_SIZE) * VECTOR_SIZE
 
 
 def _spread(qparams: Floats, layout: Layout) -> Floats:
@@ -211,8 +216,7 @@ def measuring_of(
     `codes` has those of each setting. Slices are runs of one `layout`, or of several (None).
     """
     number, settings = FLOAT_TYPE[dtype], len(codes)
-    of_chunk = -(-in_chunk // VECTOR_SIZE) * VECTOR_SIZE
-    of_call = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE + VECTOR_SIZE
+    of_chunk, of_call = _whole_vectors(in_chunk), _whole_vectors(num_slices) + VECTOR_SIZE
     inner, row = (1, 1) if layout is None else (layout.inner, layout.row)
     has_short_runs = inner <= _SHORT_RUN and inner % VECTOR_SIZE == 0 == row % inner
     return SliceMeasuring(
