@@ -1,7 +1,7 @@
 """`qdq run`: quantize and dequantize, write the same layout, report."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,8 +137,7 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
     if asked.part is not None and tree is not None:
         run_part(call, asked.part, plans, request, tree)
         return
-    with ExitStack() as opened:
-        distribution = None if call.resources.dask is None else opened.enter_context(cluster_of(call))
+    with cluster_of(call) as distribution:
         result = outputs.write_each(plans, distribution) if tree is None else outputs.write(plans, tree, distribution)
     if report.reports and tree is None:
         deliver_files(result, report)
